@@ -1,0 +1,1 @@
+//! OCI bundles: config.json to a checked plan.

@@ -1,0 +1,14 @@
+//! virtio devices over virtio-mmio, without KVM: everything here can be tested without /dev/kvm.
+//!
+//! A device is two halves: the register object ([`VirtioDevice`], called by vCPU threads through
+//! [`transport`]) and workers, threads that own the queues from [`VirtioDevice::activate`] to
+//! [`VirtioDevice::reset`].
+
+#![deny(unsafe_code)]
+
+mod device;
+
+pub use device::{ActivateError, ActiveQueue, Activation, Interrupt, VirtioDevice};
+
+/// The guest's memory. No other file names the type, so that a change of it is one line.
+pub type GuestMem = vm_memory::GuestMemoryMmap<()>;

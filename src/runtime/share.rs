@@ -1,0 +1,82 @@
+//! The share: the only directory that the VMM child can see, and all that the guest is served from.
+//!
+//! Built in the child's own mount namespace on top of the state directory, so it vanishes with the child:
+//! `rootfs/` is the container's root, `volumes/N` the sources of its bind mounts.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::Context;
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
+};
+
+use super::channel::Launch;
+use crate::sys;
+
+/// Leaves the host's mount namespace and builds the share on the state directory.
+///
+/// # Errors
+/// A mount was refused.
+pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
+    own_namespace().context("cannot make a mount namespace for the pod")?;
+    let share = launch.state_dir.as_path();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("cannot separate the pod's mounts from the host's")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("crx", share, "tmpfs", flags, Some(c"mode=755,size=1m"))
+        .with_context(|| format!("cannot mount the share on {}", share.display()))?;
+    let rootfs = share.join(crx_proto::SHARE_ROOTFS);
+    fs::create_dir(&rootfs)?;
+    bind(&launch.rootfs, &rootfs).with_context(|| format!("root.path: cannot share {}", launch.rootfs.display()))?;
+    let volumes = share.join(crx_proto::SHARE_VOLUMES);
+    fs::create_dir(&volumes)?;
+    for (number, (source, volume)) in launch.volumes.iter().zip(&launch.plan.volumes).enumerate() {
+        let target = volumes.join(number.to_string());
+        if volume.is_directory {
+            fs::create_dir(&target)?;
+        } else {
+            File::create_new(&target)?;
+        }
+        bind(source, &target).with_context(|| format!("mounts: cannot share the source {}", source.display()))?;
+    }
+    // The guest may fill its root and its volumes, not the share that holds them.
+    mount_remount(share, flags | MountFlags::RDONLY, c"").context("cannot make the share read-only")
+}
+
+/// Makes the share the root of this process: nothing else of the host can be named any more.
+///
+/// # Errors
+/// A system call was refused.
+pub(crate) fn enter(share: &Path) -> anyhow::Result<()> {
+    let enter = || -> rustix::io::Result<()> {
+        rustix::process::chdir(share)?;
+        // The old root is stacked on the new one and taken off at once (pivot_root(2), NOTES).
+        rustix::process::pivot_root(".", ".")?;
+        unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    enter().context("cannot confine the VMM to the share")
+}
+
+fn bind(source: &Path, target: &Path) -> rustix::io::Result<()> {
+    mount_bind_recursive(source, target)
+}
+
+/// A mount namespace; without root's rights inside a user namespace that maps the caller to root.
+fn own_namespace() -> anyhow::Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if user.is_root() {
+        return Ok(sys::unshare_mounts(false)?);
+    }
+    sys::unshare_mounts(true)?;
+    let write = |name: &str, text: String| -> anyhow::Result<()> {
+        let file = rustix::fs::openat(CWD, name, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+        rustix::io::write(file, text.as_bytes())?;
+        Ok(())
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
+    write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+}

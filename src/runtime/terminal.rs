@@ -1,0 +1,41 @@
+//! The caller's terminal: raw while a container with a terminal of its own uses it.
+
+use std::io::stdin;
+
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+
+/// The terminal on stdin in raw mode; the mode that it had comes back when this is dropped.
+pub(crate) struct RawTerminal {
+    before: Termios,
+}
+
+impl RawTerminal {
+    /// Makes the terminal raw.
+    ///
+    /// # Errors
+    /// stdin is no terminal, or one that cannot be set.
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        let before = tcgetattr(stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        // The terminal may be gone: then there is nothing to restore.
+        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+    }
+}
+
+/// Whether stdin is a terminal.
+pub(crate) fn on_stdin() -> bool {
+    isatty(stdin())
+}
+
+/// Rows and columns of the terminal on stdin, zeros if it does not know.
+pub(crate) fn size() -> (u16, u16) {
+    tcgetwinsize(stdin()).map_or((0, 0), |size| (size.ws_row, size.ws_col))
+}

@@ -89,6 +89,8 @@ pub struct Mount {
     pub propagation: u64,
     /// MS_* attributes applied to the whole tree of a recursive bind (`rro`, `rnosuid`, ...).
     pub recursive_flags: u64,
+    /// MS_* attributes cleared on the whole tree of a recursive bind (`rrw`, `rsuid`, ...).
+    pub recursive_clear_flags: u64,
     /// `tmpcopyup`: a new tmpfs starts with the content of the directory that it covers.
     pub copy_up: bool,
 }

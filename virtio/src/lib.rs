@@ -6,9 +6,15 @@
 
 #![deny(unsafe_code)]
 
+mod chain;
 mod device;
+pub mod rng;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
+pub mod transport;
 
-pub use device::{ActivateError, ActiveQueue, Activation, Interrupt, VirtioDevice};
+pub use chain::{ChainBytes, ChainError, ChainLimits, check_chain};
+pub use device::{ActivateError, Activation, ActiveQueue, Interrupt, VirtioDevice};
 
 /// The guest's memory. No other file names the type, so that a change of it is one line.
 pub type GuestMem = vm_memory::GuestMemoryMmap<()>;

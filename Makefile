@@ -1,0 +1,83 @@
+# The project's commands; `make help` lists them. Each installs what it needs (as root, from Debian's packages) and
+# keeps what is slow to make (guest kernel, lab, images) in ~/.cache/crx, or in $CRX_CACHE.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+dist := $(CURDIR)/target/dist
+export CRX_DIST := $(dist)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F@ '{ printf "%-26s%s\n", $$1, $$2 }'
+
+.PHONY: run
+run: dist ## set everything up, then run a busybox bundle in a microVM and show what it sees
+	@rootfs/images/hello target/hello
+	$(dist)/crx run --bundle target/hello hello
+
+.PHONY: dist
+dist: packages ## target/dist: crx and, in guest/, its kernel and its first process
+	@vmlinux=$$(rootfs/kernel/build)
+	mkdir -p $(dist)/guest
+	install -C -m 644 "$$vmlinux" $(dist)/guest/vmlinux
+	rootfs/initramfs $(dist)/guest/initramfs
+	cargo build --release --locked --package crx --bin crx
+	install -C -m 755 target/release/crx $(dist)/crx
+
+.PHONY: test
+test: need-kvm packages-test dist images ## check, unit tests, integration tests on this host and in the lab
+	@tests/stages check unit-tests integration-tests lab
+
+.PHONY: test-full
+test-full: need-kvm packages-test dist images ## the same with nothing scaled down, the lab's self-test and the kernel's check
+	@export CRX_TEST_FULL=1
+	tests/stages check unit-tests kernel-check integration-tests lab-selftest lab
+
+.PHONY: check
+check: packages-test ## format, lints, documentation, licences, scripts, house rules
+	@./check
+
+.PHONY: unit-tests
+unit-tests: packages ## tests that need no virtual machine
+	@cargo test --locked --workspace --lib --bins
+	cargo test --locked --workspace --doc
+
+.PHONY: integration-tests
+integration-tests: need-kvm packages-test dist images ## tests that run crx, on this host's /dev/kvm
+	@tests/integration host
+
+.PHONY: lab
+lab: packages-test dist images ## the same tests in the lab, an emulated AMD machine (needs no /dev/kvm)
+	@tests/integration lab
+
+.PHONY: lab-selftest
+lab-selftest: packages-test ## tests of the lab itself
+	@tests/lab/selftest
+
+.PHONY: kernel-check
+kernel-check: packages ## what the guest kernel must have, must not have, and may weigh
+	@rootfs/kernel/check
+
+.PHONY: images
+images: packages-test ## root file systems for the tests, from Debian's packages
+	@rootfs/images/build >/dev/null
+
+.PHONY: clean
+clean: ## remove target/ (what is cached in ~/.cache/crx stays)
+	rm -rf target
+
+.PHONY: packages packages-test need-cargo need-kvm
+packages: need-cargo
+	@rootfs/packages run
+packages-test: need-cargo
+	@rootfs/packages run test lab
+need-cargo:
+	@command -v cargo >/dev/null || { echo "make: cargo is not installed: get Rust with rustup (https://rustup.rs)" >&2; exit 1; }
+need-kvm:
+	@[[ -r /dev/kvm && -w /dev/kvm ]] || { echo "make: this needs /dev/kvm, and it is missing or not yours to open. Without it: make check, make unit-tests, make lab" >&2; exit 1; }
+
+# One shell for a recipe, so that a variable set in one line holds in the next.
+.ONESHELL:

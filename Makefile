@@ -32,9 +32,9 @@ test: need-kvm packages-test dist images ## check, unit tests, integration tests
 	@tests/stages check unit-tests integration-tests lab
 
 .PHONY: test-full
-test-full: need-kvm packages-test dist images ## the same with nothing scaled down, the lab's self-test and the kernel's check
+test-full: need-kvm packages-test dist images ## the same with nothing scaled down; the kernel's check, the lab's self-test, the tests against runc
 	@export CRX_TEST_FULL=1
-	tests/stages check unit-tests kernel-check integration-tests lab-selftest lab
+	tests/stages check unit-tests kernel-check integration-tests lab-selftest lab lab-runc
 
 .PHONY: check
 check: packages-test ## format, lints, documentation, licences, scripts, house rules
@@ -53,6 +53,10 @@ integration-tests: need-kvm packages-test dist images ## tests that run crx, on 
 lab: packages-test dist images ## the same tests in the lab, an emulated AMD machine (needs no /dev/kvm)
 	@tests/integration lab
 
+.PHONY: lab-runc
+lab-runc: packages-test dist images ## the same tests in the lab against runc: what they expect is what runc does
+	@CRX_TEST_RUNTIME=runc tests/integration lab
+
 .PHONY: lab-selftest
 lab-selftest: packages-test ## tests of the lab itself
 	@tests/lab/selftest
@@ -64,6 +68,15 @@ kernel-check: packages ## what the guest kernel must have, must not have, and ma
 .PHONY: images
 images: packages-test ## root file systems for the tests, from Debian's packages
 	@rootfs/images/build >/dev/null
+
+.PHONY: figures
+figures: need-kvm packages-test dist ## how long a launch of busybox `true` takes: here, and in the lab in virtual time
+	@rootfs/images/hello target/true
+	jq '.process.args = ["true"]' target/true/config.json >target/true/new && mv target/true/new target/true/config.json
+	echo "--- this host"
+	benches/launch $(dist) target/true 5
+	echo "--- the lab, virtual time"
+	tests/lab/lab --icount --put $(dist):dist --put target/true:bundle --put benches/launch -- ./launch dist bundle 9
 
 .PHONY: clean
 clean: ## remove target/ (what is cached in ~/.cache/crx stays)

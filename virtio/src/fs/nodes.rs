@@ -1,0 +1,309 @@
+//! The inodes that the guest knows. Before this, a request named a node; this finds the host's inode behind it, or
+//! makes a node of an inode that a LOOKUP found; `server.rs` acts on it.
+//!
+//! A node is found by device, inode and mount: the same directory bound twice, once read-only, is two nodes. Its
+//! number is never used twice, so a forged or stale one is noticed. It holds the inode by an O_PATH descriptor
+//! while the budget of descriptors lasts, and by a file handle above it, where the file system has handles;
+//! elsewhere descriptors go on until the process has none left.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use fuse_backend_rs::abi::fuse_abi::ROOT_ID;
+use rustix::fs::{AtFlags, FileType, OFlags, Statx, StatxFlags, openat, statx};
+use rustix::io::Errno;
+
+use super::sys::{DescriptorName, FileHandle};
+
+const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Who changes a part of the share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writers {
+    /// Only the guest, so it may cache for as long as it likes.
+    Guest,
+    /// The guest and the host.
+    Both,
+}
+
+impl Writers {
+    /// Of an entry of the share's root: `rootfs...` is one container's own, all else may be shared.
+    fn of_root_entry(name: &CStr) -> Self {
+        if name.to_bytes().starts_with(b"rootfs") { Self::Guest } else { Self::Both }
+    }
+}
+
+/// What makes an inode of the host the same as another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    device: (u32, u32),
+    ino: u64,
+    mount: u64,
+}
+
+impl Key {
+    fn of(stat: &Statx) -> Self {
+        Self { device: (stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino, mount: stat.stx_mnt_id }
+    }
+}
+
+enum Place {
+    Descriptor(OwnedFd),
+    Handle { mount: Arc<OwnedFd>, handle: FileHandle },
+}
+
+/// An inode of the host that the guest knows.
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) kind: FileType,
+    pub(super) writers: Writers,
+    key: Key,
+    place: Place,
+}
+
+/// A node's inode, open for the time of a request.
+pub(super) enum NodeFd<'a> {
+    Held(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for NodeFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Held(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Node {
+    /// The inode as an O_PATH descriptor.
+    pub(super) fn path(&self) -> io::Result<NodeFd<'_>> {
+        match &self.place {
+            Place::Descriptor(fd) => Ok(NodeFd::Held(fd.as_fd())),
+            Place::Handle { mount, handle } => handle.open(mount.as_fd(), PATH_FLAGS).map(NodeFd::Opened),
+        }
+    }
+
+    /// The device of the inode.
+    pub(super) fn device(&self) -> (u32, u32) {
+        self.key.device
+    }
+
+    /// Whether this node keeps a descriptor of the process.
+    #[cfg(test)]
+    pub(super) fn holds_descriptor(&self) -> bool {
+        matches!(self.place, Place::Descriptor(_))
+    }
+
+    /// The node, if it is a directory.
+    pub(super) fn directory(self: Arc<Self>) -> io::Result<Arc<Self>> {
+        if self.kind == FileType::Directory { Ok(self) } else { Err(Errno::NOTDIR.into()) }
+    }
+
+    /// Who changes an entry of this directory.
+    fn writers_of(&self, name: &CStr) -> Writers {
+        if self.id == ROOT_ID { Writers::of_root_entry(name) } else { self.writers }
+    }
+}
+
+struct Known {
+    node: Arc<Node>,
+    lookups: u64,
+}
+
+/// Whether a mount has file handles, and what they are opened through.
+enum Handles {
+    No,
+    Through(Weak<OwnedFd>),
+}
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<u64, Known>,
+    by_key: HashMap<Key, u64>,
+    mounts: HashMap<u64, Handles>,
+    next_id: u64,
+    descriptors: usize,
+}
+
+/// All nodes.
+pub(super) struct Nodes {
+    root: Arc<Node>,
+    /// The directory of the process's descriptors, from procfs.
+    descriptors: OwnedFd,
+    budget: usize,
+    table: Mutex<Table>,
+}
+
+/// Attributes of an open file. One system call.
+pub(super) fn stat(file: impl AsFd) -> io::Result<Statx> {
+    Ok(statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?)
+}
+
+impl Nodes {
+    /// A table with the share's root. `budget` is the number of descriptors that nodes hold before file handles
+    /// take over.
+    pub(super) fn new(root: OwnedFd, descriptors: OwnedFd, budget: usize) -> io::Result<Self> {
+        let stat = stat(&root)?;
+        let root = Node {
+            id: ROOT_ID,
+            kind: FileType::from_raw_mode(u32::from(stat.stx_mode)),
+            writers: Writers::Both,
+            key: Key::of(&stat),
+            place: Place::Descriptor(root),
+        };
+        let nodes = Self { root: Arc::new(root), descriptors, budget, table: Mutex::default() };
+        nodes.clear();
+        Ok(nodes)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing panics while it holds the table, and a table is sound after every step.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets everything but the root: the guest's driver starts anew.
+    pub(super) fn clear(&self) {
+        let mut fresh = Table { next_id: self.table().next_id.max(ROOT_ID + 1), ..Table::default() };
+        fresh.by_key.insert(self.root.key, ROOT_ID);
+        let old = std::mem::replace(&mut *self.table(), fresh);
+        drop(old);
+    }
+
+    /// The directory of the process's descriptors.
+    pub(super) fn descriptors(&self) -> BorrowedFd<'_> {
+        self.descriptors.as_fd()
+    }
+
+    /// The node of a number that the guest sent.
+    pub(super) fn get(&self, id: u64) -> io::Result<Arc<Node>> {
+        if id == ROOT_ID {
+            return Ok(Arc::clone(&self.root));
+        }
+        self.table().known.get(&id).map(|known| Arc::clone(&known.node)).ok_or(Errno::BADF.into())
+    }
+
+    /// The node of an entry of `parent`; the guest knows it once more.
+    pub(super) fn find(&self, parent: &Node, name: &CStr) -> io::Result<(Arc<Node>, Statx)> {
+        let directory = parent.path()?;
+        let fd = openat(&directory, name, PATH_FLAGS, rustix::fs::Mode::empty())?;
+        self.enter(parent, name, fd)
+    }
+
+    /// The node of the inode behind `fd`, an O_PATH descriptor of an entry of `parent`.
+    pub(super) fn enter(&self, parent: &Node, name: &CStr, fd: OwnedFd) -> io::Result<(Arc<Node>, Statx)> {
+        let stat = stat(&fd)?;
+        let key = Key::of(&stat);
+        let mut table = self.table();
+        if let Some(node) = table.known_again(&self.root, key, &fd) {
+            return Ok((node, stat));
+        }
+        let place = if table.descriptors < self.budget {
+            Place::Descriptor(fd)
+        } else {
+            match table.handle(parent, key, &fd) {
+                Some((mount, handle)) => Place::Handle { mount, handle },
+                None => Place::Descriptor(fd),
+            }
+        };
+        table.descriptors += usize::from(matches!(place, Place::Descriptor(_)));
+        let id = table.next_id;
+        table.next_id += 1;
+        let kind = FileType::from_raw_mode(u32::from(stat.stx_mode));
+        let node = Arc::new(Node { id, kind, writers: parent.writers_of(name), key, place });
+        table.known.insert(id, Known { node: Arc::clone(&node), lookups: 1 });
+        table.by_key.insert(key, id);
+        Ok((node, stat))
+    }
+
+    /// The guest knows a node `count` times less; at zero it is gone.
+    pub(super) fn forget(&self, id: u64, count: u64) {
+        let mut table = self.table();
+        let Some(known) = table.known.get_mut(&id) else { return };
+        known.lookups = known.lookups.saturating_sub(count);
+        if known.lookups > 0 {
+            return;
+        }
+        let Some(Known { node, .. }) = table.known.remove(&id) else { return };
+        if table.by_key.get(&node.key) == Some(&id) {
+            table.by_key.remove(&node.key);
+        }
+        table.descriptors -= usize::from(matches!(node.place, Place::Descriptor(_)));
+    }
+
+    /// Opens the inode of a node with the rights that `flags` name.
+    pub(super) fn open(&self, node: &Node, flags: OFlags) -> io::Result<OwnedFd> {
+        match &node.place {
+            Place::Descriptor(fd) => self.reopen(fd, flags),
+            Place::Handle { mount, handle } => handle.open(mount.as_fd(), flags),
+        }
+    }
+
+    /// Opens what is behind a descriptor once more. The entries of the directory of descriptors are not names that
+    /// are looked up, they are the open files themselves: nothing that the guest renames can come between.
+    pub(super) fn reopen(&self, fd: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
+        let name = DescriptorName::of(fd);
+        Ok(openat(&self.descriptors, name.as_c_str(), flags, rustix::fs::Mode::empty())?)
+    }
+
+    /// Nodes that the guest knows, without the root.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.table().known.len()
+    }
+}
+
+impl Table {
+    /// The node of `key` if the guest knows it: its lookup count is one more.
+    fn known_again(&mut self, root: &Arc<Node>, key: Key, fd: &OwnedFd) -> Option<Arc<Node>> {
+        let id = *self.by_key.get(&key)?;
+        if id == ROOT_ID {
+            return Some(Arc::clone(root));
+        }
+        let known = self.known.get_mut(&id)?;
+        if let Place::Handle { handle, .. } = &known.node.place {
+            // Nothing keeps the inode alive: its number may belong to a new file by now.
+            if FileHandle::of(fd.as_fd()).ok().as_ref() != Some(handle) {
+                return None;
+            }
+        }
+        known.lookups = known.lookups.saturating_add(1);
+        Some(Arc::clone(&known.node))
+    }
+
+    /// A file handle that can be opened again, if the file system behind `fd` has them and we may use them.
+    fn handle(&mut self, parent: &Node, key: Key, fd: &OwnedFd) -> Option<(Arc<OwnedFd>, FileHandle)> {
+        let mount = match self.mounts.get(&key.mount) {
+            Some(Handles::No) => return None,
+            Some(Handles::Through(mount)) => mount.upgrade(),
+            None => None,
+        };
+        let handle = FileHandle::of(fd.as_fd());
+        let found = handle.ok().and_then(|handle| match mount {
+            Some(mount) => Some((mount, handle)),
+            None => {
+                let mount = Arc::new(mount_of(parent, key, fd)?);
+                handle.open(mount.as_fd(), PATH_FLAGS).is_ok().then_some((mount, handle))
+            }
+        });
+        let handles =
+            found.as_ref().map_or(Handles::No, |(mount, _)| Handles::Through(Arc::downgrade(mount)));
+        self.mounts.insert(key.mount, handles);
+        found
+    }
+}
+
+/// A directory of the mount that `key` is on, opened for more than its path, as open_by_handle_at(2) wants it.
+fn mount_of(parent: &Node, key: Key, fd: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if parent.key.mount == key.mount {
+        let directory = parent.path().ok()?;
+        openat(&directory, c".", flags, rustix::fs::Mode::empty()).ok()
+    } else {
+        openat(fd, c".", flags, rustix::fs::Mode::empty()).ok()
+    }
+}

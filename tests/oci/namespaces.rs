@@ -1,0 +1,97 @@
+//! Namespaces: those that are not asked for are the pod's, those with a path are joined.
+
+use crx_fixture::{Bundle, Facts, Need, Runtime, need};
+use rustix::process::Signal;
+use serde_json::json;
+
+/// Runs the container to the line `ready`, then ends its first process (which execs a sleep) by SIGTERM: it
+/// is no PID 1, so the signal's default action holds.
+fn ask_and_terminate(bundle: Bundle, questions: &[(&str, &str)]) -> Facts {
+    let script = crx_fixture::facts::script(questions) + "echo ready; exec sleep 10000\n";
+    let bundle = bundle.script(&script);
+    let mut running = bundle.command().start();
+    running.wait_for("\nready\n");
+    // The shell may still be on its way to exec; it has no handler either.
+    running.signal(Signal::TERM);
+    Facts::read(&running.wait().expect(128 + 15))
+}
+
+#[test]
+fn what_is_not_asked_for_is_shared_and_a_path_is_joined() {
+    if !need::met(&[Need::Container]) {
+        return;
+    }
+    // The pod's first process, or for runc a process of the host that it may ask about.
+    let owner = if Runtime::under_test() == Runtime::Crx { 1 } else { std::process::id() };
+    let path = format!("/proc/{owner}/ns/net");
+    let bundle = Bundle::busybox()
+        .set(
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "network", "path": path}]),
+        )
+        .set("/process/env/-", json!(format!("OWNER={owner}")))
+        .capabilities(&["CAP_SYS_PTRACE", "CAP_KILL", "CAP_DAC_OVERRIDE"]);
+    let facts = ask_and_terminate(
+        bundle,
+        &[
+            ("pid", "echo $$"),
+            ("first process", "cat /proc/1/comm"),
+            ("pid namespace", "readlink /proc/self/ns/pid; readlink /proc/$OWNER/ns/pid"),
+            ("net namespace", &format!("readlink /proc/self/ns/net; readlink {path}")),
+            ("mnt namespace", "readlink /proc/self/ns/mnt; readlink /proc/$OWNER/ns/mnt"),
+            (
+                "orphans",
+                "for i in 1 2 3 4 5 6 7 8; do (sleep 0.1 &) ; done; sleep 2; \
+                         for p in /proc/[0-9]*; do read -r _ _ s _ < $p/stat && [ $s = Z ] && cat $p/stat; done; true",
+            ),
+        ],
+    );
+    assert_ne!(facts.text("pid"), "1", "a PID namespace that nobody asked for");
+    assert_ne!(facts.text("first process"), "sh");
+    let same = |name: &str| {
+        let lines: Vec<&str> = facts.text(name).lines().collect();
+        assert_eq!(lines.len(), 2, "{name} in {}", facts.transcript());
+        lines[0] == lines[1]
+    };
+    assert!(same("pid namespace"), "{}", facts.transcript());
+    assert!(same("net namespace"), "{}", facts.transcript());
+    assert!(!same("mnt namespace"), "{}", facts.transcript());
+    facts.expect("orphans", "");
+}
+
+#[test]
+fn a_user_and_a_cgroup_namespace_are_made() {
+    if !need::met(&[Need::Container]) {
+        return;
+    }
+    let mapping = json!([{"containerID": 0, "hostID": 0, "size": 1000}, {"containerID": 1000, "hostID": 5000, "size": 10}]);
+    let bundle = Bundle::busybox()
+        .edit(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "cgroup");
+            namespaces.push(json!({"type": "user"}));
+            namespaces.push(json!({"type": "cgroup"}));
+        })
+        .set("/linux/uidMappings", mapping.clone())
+        .set("/linux/gidMappings", mapping);
+    let facts = Facts::ask(
+        bundle,
+        &[
+            ("uids", "cat /proc/self/uid_map"),
+            ("gids", "cat /proc/self/gid_map"),
+            ("user", "id -u"),
+            ("owner", "stat -c %u /bin/busybox"),
+            ("cgroup", "cat /proc/self/cgroup"),
+            ("mount", "mount -t tmpfs x /tmp"),
+        ],
+    );
+    let words = |name: &str| facts.text(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words("uids"), ["0", "0", "1000", "1000", "5000", "10"]);
+    assert_eq!(words("gids"), ["0", "0", "1000", "1000", "5000", "10"]);
+    facts.expect("user", "0");
+    facts.expect("owner", "0");
+    for line in facts.text("cgroup").lines() {
+        assert!(line.ends_with(":/"), "not the namespace's root: {line}");
+    }
+    facts.expect_failure("mount", "");
+}

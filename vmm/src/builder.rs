@@ -1,0 +1,80 @@
+//! From a configuration to a VM, one call a step, in boot order. Before: [`VmConfig`]. Next: [`Vm::start`].
+
+use crx_virtio::transport::MmioTransport;
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::boot::{self, BootInfo, CommandLine};
+use crate::bus::Bus;
+use crate::config::VmConfig;
+use crate::devices::serial::Serial;
+use crate::devices::{self, attach};
+use crate::error::{KvmContext, VmError};
+use crate::vcpu::Vcpu;
+use crate::x86_64::{cpuid, irqchip, msrs, regs};
+use crate::{HostProfile, Vm, layout, memory};
+
+/// Builds a VM.
+pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
+    config.validate()?;
+    let profile = HostProfile::detect();
+    let memory_bytes = config.memory_bytes();
+    let VmConfig { mut kernel, mut initramfs, debug_console, devices, vcpus, .. } = config;
+
+    let kvm = open_kvm()?;
+    let vm = kvm.create_vm().kvm("cannot create a VM")?;
+    let memory = memory::create(&vm, config.memory_mib)?;
+    irqchip::create(&vm)?;
+
+    let console = debug_console.is_some();
+    let mut gsis = Vec::new();
+    let mut windows: Vec<MmioTransport> = Vec::with_capacity(devices.len());
+    for (index, device) in devices.into_iter().enumerate() {
+        windows.push(attach::attach(&vm, &memory, index, devices::create(device)?)?);
+        gsis.push(attach::gsi(index));
+    }
+    let serial = debug_console.map(|output| serial(&vm, output)).transpose()?;
+    if console {
+        gsis.push(layout::SERIAL_GSI);
+    }
+
+    let loaded = boot::load_kernel(&memory, memory_bytes, &mut kernel, &config.kernel_path)?;
+    let initramfs =
+        boot::load_initramfs(&memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
+    let command_line = CommandLine::new(profile, console, windows.len(), &config.extra_command_line)?;
+    let info = BootInfo { memory_bytes, vcpus, gsis: &gsis, command_line: &command_line, initramfs };
+    boot::write_structures(&memory, &info).map_err(VmError::BootStructures)?;
+
+    let vcpus = vcpus_of(&kvm, &vm, vcpus, loaded.entry)?;
+    Ok(Vm::new_built(vm, memory, Bus::new(windows, serial), vcpus, profile))
+}
+
+fn open_kvm() -> Result<Kvm, VmError> {
+    Kvm::new().map_err(|error| match error.errno() {
+        libc::ENOENT | libc::ENXIO | libc::ENODEV => VmError::NoKvm,
+        libc::EACCES | libc::EPERM => VmError::KvmPermission,
+        _ => VmError::Kvm("cannot open /dev/kvm", error),
+    })
+}
+
+fn serial(vm: &VmFd, output: std::fs::File) -> Result<Serial, VmError> {
+    let line =
+        EventFd::new(EFD_NONBLOCK).map_err(|source| VmError::Host("cannot make an eventfd", source))?;
+    vm.register_irqfd(&line, layout::SERIAL_GSI).kvm("cannot register an irqfd")?;
+    Ok(Serial::new(output, line))
+}
+
+fn vcpus_of(kvm: &Kvm, vm: &VmFd, count: u8, entry: u64) -> Result<Vec<Vcpu>, VmError> {
+    let mut template = cpuid::Template::new(kvm, count)?;
+    (0..count)
+        .map(|index| {
+            let fd = vm.create_vcpu(index.into()).kvm("cannot create a vCPU")?;
+            template.set(&fd, index)?;
+            msrs::set_boot(&fd)?;
+            if index == 0 {
+                regs::set_boot(&fd, entry)?;
+            }
+            Ok(Vcpu { index, fd })
+        })
+        .collect()
+}

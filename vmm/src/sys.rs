@@ -1,0 +1,122 @@
+//! The only unsafe code of this crate: what KVM's interface shares with user space without Rust's rules.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, kvm_run, kvm_userspace_memory_region};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::GuestRegionMmap;
+
+/// Shows a region to KVM.
+pub(crate) fn set_memory_region(
+    vm: &VmFd,
+    slot: kvm_userspace_memory_region,
+    _region: &GuestRegionMmap<()>,
+) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: needed because KVM will access the range on the guest's behalf. The range is the mapping of
+    // `_region`, which belongs to the guest memory that the VM owns as long as its vCPUs can run; Rust code
+    // accesses it only through vm-memory's volatile accessors.
+    unsafe { vm.set_user_memory_region(slot) }
+}
+
+/// What KVM says about an internal error.
+pub(crate) struct InternalError {
+    pub(crate) suberror: u32,
+    pub(crate) data: Vec<u64>,
+    /// The instruction that could not be emulated, when KVM gives it.
+    pub(crate) instruction: Vec<u8>,
+}
+
+/// Reads the description of the internal error that the last KVM_RUN ended with.
+pub(crate) fn internal_error(vcpu: &mut VcpuFd) -> Option<InternalError> {
+    /// Documentation/virt/kvm/api.rst: flag of KVM_INTERNAL_ERROR_EMULATION.
+    const INSTRUCTION_BYTES: u64 = 1;
+    let run = vcpu.get_kvm_run();
+    if run.exit_reason != KVM_EXIT_INTERNAL_ERROR {
+        return None;
+    }
+    // SAFETY: a union of plain integers, of which the exit reason names this member.
+    let internal = unsafe { run.__bindgen_anon_1.internal };
+    // SAFETY: the same bytes, as named when the suberror is an emulation failure; all are plain integers.
+    let failure = unsafe { run.__bindgen_anon_1.emulation_failure };
+    let emulation = internal.suberror == kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
+    let instruction = if emulation && internal.ndata > 0 && failure.flags & INSTRUCTION_BYTES != 0 {
+        // SAFETY: a union with one member.
+        let bytes = unsafe { failure.__bindgen_anon_1.__bindgen_anon_1 };
+        bytes.insn_bytes[..usize::from(bytes.insn_size).min(bytes.insn_bytes.len())].to_vec()
+    } else {
+        Vec::new()
+    };
+    let data = internal.data[..(internal.ndata as usize).min(internal.data.len())].to_vec();
+    Some(InternalError { suberror: internal.suberror, data, instruction })
+}
+
+/// The way to make a vCPU thread leave KVM_RUN from another thread; open while the thread runs its vCPU.
+#[derive(Default)]
+pub(crate) struct KickSlot(Mutex<Option<Target>>);
+
+struct Target {
+    thread: libc::pthread_t,
+    /// `kvm_run.immediate_exit` of the vCPU.
+    immediate_exit: NonNull<AtomicU8>,
+}
+
+// SAFETY: needed because of the pointer, which is only used under the slot's lock and to store a byte
+// atomically; `KickSlot::while_open` keeps what is behind it alive.
+unsafe impl Send for Target {}
+
+impl KickSlot {
+    /// Runs `body` on the calling thread with the slot open for `vcpu`.
+    pub(crate) fn while_open<R>(&self, vcpu: &mut VcpuFd, body: impl FnOnce(&mut VcpuFd) -> R) -> R {
+        /// Closes the slot also when `body` panics.
+        struct Close<'a>(&'a KickSlot);
+        impl Drop for Close<'_> {
+            fn drop(&mut self) {
+                *self.0.lock() = None;
+            }
+        }
+        let run: *mut kvm_run = vcpu.get_kvm_run();
+        // SAFETY: the mapping of kvm_run lives as long as `vcpu`, which outlives this call, and the slot is
+        // closed before the call returns. immediate_exit is a byte of its own, which the kernel expects
+        // other threads to write while the vCPU runs; kvm-ioctls does not touch it unless asked.
+        let immediate_exit = unsafe { NonNull::new_unchecked(&raw mut (*run).immediate_exit) }.cast();
+        // SAFETY: always allowed.
+        let thread = unsafe { libc::pthread_self() };
+        let _close = Close(self);
+        *self.lock() = Some(Target { thread, immediate_exit });
+        body(vcpu)
+    }
+
+    /// If the slot is open: a KVM_RUN that runs now returns EINTR, and so do all later ones.
+    pub(crate) fn kick(&self) {
+        if let Some(target) = &*self.lock() {
+            // SAFETY: the slot is open and locked, so the mapping is there.
+            unsafe { target.immediate_exit.as_ref() }.store(1, Ordering::SeqCst);
+            // SAFETY: the slot is open and locked, so the thread has not ended; the signal has a handler.
+            unsafe { libc::pthread_kill(target.thread, kick_signal()) };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Target>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The signal of a kick: the first real-time signal that the C library leaves to programs.
+fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// Gives the kick signal an empty handler, without which it would end the process.
+pub(crate) fn handle_kicks() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: a zeroed sigaction is valid (no flags: KVM_RUN must not be restarted), the handler does
+    // nothing and is therefore async-signal-safe, and the signal number is valid, so it cannot fail.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(kick_signal(), &raw const action, std::ptr::null_mut());
+    }
+}

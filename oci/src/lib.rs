@@ -1,1 +1,29 @@
 //! OCI bundles: config.json to a checked plan.
+//!
+//! Reading order: [`bundle`] opens the bundle, `json.rs` reads fields with their paths, `validate.rs` has the
+//! rules, [`plan()`] puts the sections together (`namespaces`, `mounts`, `devices`, `resources`, `process`,
+//! `capabilities`, `seccomp`). Nothing is started here and nothing of the host is changed.
+
+#![deny(unsafe_code)]
+
+pub mod bundle;
+mod capabilities;
+mod devices;
+mod error;
+mod json;
+mod mounts;
+mod namespaces;
+mod passwd;
+mod plan;
+mod process;
+mod resources;
+mod seccomp;
+mod spec;
+mod validate;
+
+pub use bundle::Bundle;
+pub use error::SpecError;
+pub use plan::{Planned, plan};
+pub use resources::CpuHint;
+pub use spec::default_spec;
+pub use validate::container_id;

@@ -1,0 +1,8 @@
+//! The configuration that `crx spec` writes: byte for byte what `runc spec` of runc 1.1 writes, so that
+//! scripts that edit it keep working.
+
+/// A config.json that runs `sh` on a terminal in `rootfs`.
+#[must_use]
+pub fn default_spec() -> &'static str {
+    include_str!("default_config.json")
+}

@@ -40,12 +40,19 @@ pub(super) fn main(global: &super::Arguments) -> anyhow::Result<u8> {
         };
         println!("{what:<18} {mark:<5} {text}");
     }
-    println!("{}", if code == exit::SUCCESS { "this host can run pods" } else { "this host cannot run pods yet" });
+    println!(
+        "{}",
+        if code == exit::SUCCESS { "this host can run pods" } else { "this host cannot run pods yet" }
+    );
     Ok(code)
 }
 
 fn processor() -> Verdict {
-    if cfg!(target_arch = "x86_64") { Good("x86-64".to_owned()) } else { Bad("crx runs on x86-64 only".to_owned()) }
+    if cfg!(target_arch = "x86_64") {
+        Good("x86-64".to_owned())
+    } else {
+        Bad("crx runs on x86-64 only".to_owned())
+    }
 }
 
 fn kvm() -> Verdict {
@@ -84,7 +91,9 @@ fn state_directory(root: &std::path::Path) -> Verdict {
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(root);
     match rustix::fs::access(existing, rustix::fs::Access::WRITE_OK) {
         Ok(()) => Good(root.display().to_string()),
-        Err(error) => Bad(format!("{} cannot be written: {error}; choose another with --root", existing.display())),
+        Err(error) => {
+            Bad(format!("{} cannot be written: {error}; choose another with --root", existing.display()))
+        }
     }
 }
 

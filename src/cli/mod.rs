@@ -16,9 +16,11 @@ use crate::runtime::exit;
 /// An OCI container runtime in which every pod is a microVM.
 #[derive(Parser)]
 #[command(name = "crx", version, arg_required_else_help = true, max_term_width = 110)]
-#[command(after_help = "Exit codes of run: the container's own, or 128 plus the signal that ended it; 126 and 127 if its program \
+#[command(
+    after_help = "Exit codes of run: the container's own, or 128 plus the signal that ended it; 126 and 127 if its program \
 cannot be executed or is not there; 1 for any other error.\n\nExamples:\n  crx check                     can this host run pods?\n  \
-crx spec                      write a config.json to start from\n  crx run --bundle DIR web      run the bundle in DIR as container \"web\"")]
+crx spec                      write a config.json to start from\n  crx run --bundle DIR web      run the bundle in DIR as container \"web\""
+)]
 struct Arguments {
     /// Where the state of containers is kept [default: /run/crx, without root $XDG_RUNTIME_DIR/crx]
     #[arg(long, global = true, value_name = "DIR")]

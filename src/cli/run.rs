@@ -40,6 +40,9 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     let mut stamps = vec![Stamp::now("crx: started")];
     let bundle = crx_oci::Bundle::open(&arguments.bundle)?;
     let mut planned = crx_oci::plan(&bundle, &arguments.id)?;
+    for warning in &planned.warnings {
+        eprintln!("crx: warning: {warning}");
+    }
     if let Some(size) = planned.plan.process.terminal.as_mut().filter(|size| **size == (0, 0)) {
         *size = terminal::size();
     }
@@ -50,6 +53,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         root: state::root(global.root.as_deref()),
         bundle: arguments.bundle.canonicalize().context("cannot find the bundle again")?,
         pid_file: arguments.pid_file.clone(),
+        annotations: planned.annotations,
         timing: arguments.timing,
         launch: Launch {
             memory_mib: sizing::memory_mib(arguments.memory, planned.memory_limit_bytes)?,

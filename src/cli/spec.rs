@@ -24,6 +24,7 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
         }
         opened => opened.with_context(|| format!("cannot write {}", path.display()))?,
     };
-    file.write_all(crx_oci::default_spec().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(crx_oci::default_spec().as_bytes())
+        .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(exit::SUCCESS)
 }

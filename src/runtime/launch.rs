@@ -2,6 +2,7 @@
 //!
 //! Before: `cli::run`. Next: [`super::pod`], in the child.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -47,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) root: PathBuf,
     /// The bundle, for `state.json`.
     pub(crate) bundle: PathBuf,
+    /// Annotations of config.json, for `state.json`.
+    pub(crate) annotations: BTreeMap<String, String>,
     /// File to write the container's process ID to.
     pub(crate) pid_file: Option<PathBuf>,
     /// Print the timeline at the end.
@@ -74,14 +77,22 @@ pub(crate) fn run(mut request: Request) -> anyhow::Result<u8> {
         bail!("config.json: process.terminal: stdin is not a terminal; set it to false or run crx on one");
     }
     let state = StateDir::claim(&request.root, &request.id)?;
-    request.launch.state_dir = state.path().canonicalize().context("cannot find the state directory again")?;
+    request.launch.state_dir =
+        state.path().canonicalize().context("cannot find the state directory again")?;
     state.write(&describe(&request, None))?;
     let (events, received) = channel();
     hear_signals(events.clone())?;
     let pod = PodProcess::start(&request, &state, events)?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
     let raw = terminal.then(RawTerminal::new).transpose().context("cannot use the terminal")?;
-    let mut caller = Caller { request: &mut request, state: &state, pod, started: false, ended: None, told_to_wait: false };
+    let mut caller = Caller {
+        request: &mut request,
+        state: &state,
+        pod,
+        started: false,
+        ended: None,
+        told_to_wait: false,
+    };
     let result = caller.follow(&received);
     drop(raw);
     caller.pod.end();
@@ -99,6 +110,7 @@ fn describe(request: &Request, pid: Option<u32>) -> serde_json::Value {
         "id": request.id,
         "status": if pid.is_some() { "running" } else { "creating" },
         "bundle": request.bundle,
+        "annotations": request.annotations,
     });
     if let Some(pid) = pid {
         state["pid"] = pid.into();
@@ -272,7 +284,9 @@ impl Caller<'_> {
         self.show_waiting(false);
         let id = &self.request.id;
         match self.pod.child.wait() {
-            Ok(status) => anyhow::anyhow!("container {id:?}: its VMM process ended without a report: {status}"),
+            Ok(status) => {
+                anyhow::anyhow!("container {id:?}: its VMM process ended without a report: {status}")
+            }
             Err(_) => anyhow::anyhow!("container {id:?}: its VMM process cannot be heard: {error}"),
         }
     }

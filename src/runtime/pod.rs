@@ -42,7 +42,15 @@ enum Event {
 /// The caller cannot be heard or told; everything else is reported to it.
 pub(crate) fn main(caller: UnixStream) -> anyhow::Result<()> {
     // A terminal's signals reach the whole process group: the caller forwards those that are meant for the container.
-    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM] {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+    ] {
         sys::ignore_signal(signal);
     }
     let started = Stamp::now("vmm: process started");
@@ -79,7 +87,8 @@ fn hear_caller(caller: UnixStream, events: Sender<Event>) -> io::Result<()> {
 
 /// Builds the share and the VM, confines the process to the share and starts the VM.
 fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
-    let open = |path: &std::path::Path| File::open(path).with_context(|| format!("guest file {}", path.display()));
+    let open =
+        |path: &std::path::Path| File::open(path).with_context(|| format!("guest file {}", path.display()));
     let (kernel, initramfs) = (open(&launch.kernel)?, open(&launch.initramfs)?);
     let debug_console = launch.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
     share::build(launch)?;
@@ -96,7 +105,10 @@ fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
         extra_command_line: Vec::new(),
         devices: vec![
             DeviceConfig::Vsock(VsockConfig { guest_cid: GUEST_CID, host_listener: None, guest_connections }),
-            DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: launch.state_dir.clone() }),
+            DeviceConfig::Fs(FsConfig {
+                tag: crx_proto::SHARE_TAG.to_owned(),
+                root: launch.state_dir.clone(),
+            }),
             DeviceConfig::Rng,
         ],
     })?;
@@ -131,7 +143,9 @@ fn accept(accepted: Receiver<GuestConnection>, terminal: bool, events: Sender<Ev
     thread::Builder::new().name("crx-accept".to_owned()).spawn(move || {
         let mut taken = [false; 4];
         for GuestConnection { port, stream } in accepted {
-            let Some(taken) = port.checked_sub(crx_proto::CONTROL_PORT).and_then(|n| taken.get_mut(n as usize)) else {
+            let Some(taken) =
+                port.checked_sub(crx_proto::CONTROL_PORT).and_then(|n| taken.get_mut(n as usize))
+            else {
                 continue;
             };
             if std::mem::replace(taken, true) {
@@ -239,7 +253,9 @@ impl Pod {
                 }
             }
             Event::Command(Command::Signal(signal)) => self.tell(&HostMessage::Signal(signal)),
-            Event::Command(Command::Resize { rows, columns }) => self.tell(&HostMessage::Resize { rows, columns }),
+            Event::Command(Command::Resize { rows, columns }) => {
+                self.tell(&HostMessage::Resize { rows, columns })
+            }
             Event::Relayed => self.outputs = self.outputs.saturating_sub(1),
             Event::VmEnded(end) => return Ok(Some(self.lost(end))),
         }
@@ -250,14 +266,19 @@ impl Pod {
         match message {
             GuestMessage::Hello { version } => {
                 if version != crx_proto::VERSION {
-                    bail!("the initramfs speaks version {version} of the protocol, not {}", crx_proto::VERSION);
+                    bail!(
+                        "the initramfs speaks version {version} of the protocol, not {}",
+                        crx_proto::VERSION
+                    );
                 }
                 self.greet();
             }
             GuestMessage::Stage { stage, monotonic_ns: guest_ns } => {
-                let offset_ns = self.clock_offset_ns.unwrap_or_else(|| i128::from(monotonic_ns()) - i128::from(guest_ns));
+                let offset_ns =
+                    self.clock_offset_ns.unwrap_or_else(|| i128::from(monotonic_ns()) - i128::from(guest_ns));
                 let host_ns = u64::try_from(i128::from(guest_ns) + offset_ns).unwrap_or(0);
-                self.stamps.push(Stamp { stage: format!("guest: {stage:?}").to_lowercase(), monotonic_ns: host_ns });
+                self.stamps
+                    .push(Stamp { stage: format!("guest: {stage:?}").to_lowercase(), monotonic_ns: host_ns });
             }
             GuestMessage::Started { .. } => frame::write(&self.caller, &Report::Started)?,
             GuestMessage::StartFailed(error) => {

@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::Context;
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
+    mount_remount, unmount,
 };
 
 use super::channel::Launch;
@@ -29,7 +30,8 @@ pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount the share on {}", share.display()))?;
     let rootfs = share.join(crx_proto::SHARE_ROOTFS);
     fs::create_dir(&rootfs)?;
-    bind(&launch.rootfs, &rootfs).with_context(|| format!("root.path: cannot share {}", launch.rootfs.display()))?;
+    bind(&launch.rootfs, &rootfs)
+        .with_context(|| format!("root.path: cannot share {}", launch.rootfs.display()))?;
     let volumes = share.join(crx_proto::SHARE_VOLUMES);
     fs::create_dir(&volumes)?;
     for (number, (source, volume)) in launch.volumes.iter().zip(&launch.plan.volumes).enumerate() {
@@ -39,7 +41,8 @@ pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
         } else {
             File::create_new(&target)?;
         }
-        bind(source, &target).with_context(|| format!("mounts: cannot share the source {}", source.display()))?;
+        bind(source, &target)
+            .with_context(|| format!("mounts: cannot share the source {}", source.display()))?;
     }
     // The guest may fill its root and its volumes, not the share that holds them.
     mount_remount(share, flags | MountFlags::RDONLY, c"").context("cannot make the share read-only")

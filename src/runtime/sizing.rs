@@ -17,7 +17,8 @@ const LARGEST_MIB: u32 = 1 << 20;
 /// It is too little or too much.
 pub(crate) fn memory_mib(asked_mib: Option<u32>, limit_bytes: Option<u64>) -> anyhow::Result<u32> {
     let memory_mib = asked_mib.unwrap_or_else(|| {
-        let limit_mib = limit_bytes.map_or(0, |bytes| u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX));
+        let limit_mib =
+            limit_bytes.map_or(0, |bytes| u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX));
         DEFAULT_MIB.max(limit_mib.saturating_add(OVERHEAD_MIB)).min(LARGEST_MIB)
     });
     if memory_mib < SMALLEST_MIB {

@@ -46,7 +46,7 @@ pub(crate) fn oci_version(root: &Field<'_>) -> Result<(), SpecError> {
         return Err(field.error(format!("{} is not a version like \"1.0.2\"", quote(version))));
     }
     if parts.first().and_then(|major| major.parse().ok()) != Some(SPEC_MAJOR) {
-        return Err(field.error(format!("version {version} is not supported; 1.0.0 to 1.2.x are")));
+        return Err(field.error(format!("version {version} is not supported; 1.0 and later 1.x are")));
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ fn check(pointer: &str, value: Value, line: &str) {
 fn version() {
     check("/ociVersion", Value::Null, "ociVersion: missing");
     check("/ociVersion", json!(1), "ociVersion: expected a string, found 1");
-    check("/ociVersion", json!("2.0.0"), "ociVersion: version 2.0.0 is not supported; 1.0.0 to 1.2.x are");
-    check("/ociVersion", json!("0.9.0"), "ociVersion: version 0.9.0 is not supported; 1.0.0 to 1.2.x are");
+    check("/ociVersion", json!("2.0.0"), "ociVersion: version 2.0.0 is not supported; 1.0 and later 1.x are");
+    check("/ociVersion", json!("0.9.0"), "ociVersion: version 0.9.0 is not supported; 1.0 and later 1.x are");
     for bad in ["", "1", "1.0", "one", "1.0.x", "1.0.0-", "1..0", "1.0.0.0"] {
         check("/ociVersion", json!(bad), &format!("ociVersion: {bad:?} is not a version like \"1.0.2\""));
     }

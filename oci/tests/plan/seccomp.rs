@@ -320,8 +320,8 @@ fn a_usual_profile_is_short() {
     assert!(numbers.values().flatten().count() > 280);
     let values = [0, 8, 131_080, 0xffff_ffff, 40, 0x0002_0000, 1 << 29, 1 << 33, u64::MAX];
     let length = check_all(&profile, |name| numbers.get(name).copied().flatten(), &values);
-    println!("{length} instructions");
-    assert_eq!(length, 9999);
+    // 290 calls allowed, 11 of the rules with conditions; a list of names would take some 1500.
+    assert_eq!(length, 105);
 }
 
 #[test]

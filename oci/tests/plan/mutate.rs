@@ -101,7 +101,7 @@ fn replaced_values() {
     let config = rich_config();
     let mut random = Random(0x5eed);
     let (mut accepted, mut refused) = (0, 0);
-    for _ in 0..6000 {
+    for _ in 0..2000 {
         let mut changed = config.clone();
         for _ in 0..=random.below(3) {
             let mut number = random.below(count(&changed));
@@ -116,7 +116,7 @@ fn replaced_values() {
             }
         }
     }
-    assert!(accepted > 200 && refused > 2000, "{accepted} accepted, {refused} refused");
+    assert!(accepted > 60 && refused > 600, "{accepted} accepted, {refused} refused");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn changed_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let text = rich_config().to_string().into_bytes();
     let mut random = Random(0xb17e);
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         let mut changed = text.clone();
         for _ in 0..=random.below(4) {
             let place = random.below(changed.len());

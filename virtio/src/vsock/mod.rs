@@ -18,6 +18,8 @@ mod outbound;
 mod packet;
 mod ring;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;

@@ -28,9 +28,9 @@ pub(super) struct Arguments {
     /// Show the pod's kernel console on stderr
     #[arg(long)]
     debug_console: bool,
-    /// Virtual processors of the pod
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
-    vcpus: u8,
+    /// Virtual processors of the pod [default: 1, or what linux.resources.cpu can use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    vcpus: Option<u8>,
     /// Memory of the pod in MiB [default: 256, or what linux.resources.memory.limit needs]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
@@ -62,7 +62,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
             volumes: planned.volumes,
             kernel: guest.kernel,
             initramfs: guest.initramfs,
-            vcpus: arguments.vcpus,
+            vcpus: sizing::vcpus(arguments.vcpus, planned.cpu),
             debug_console: arguments.debug_console,
             state_dir: PathBuf::new(),
         },

@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::Context;
+use crx_proto::{BindSource, Mount, MountKind};
 use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
     mount_remount, unmount,
 };
 
@@ -30,7 +31,7 @@ pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount the share on {}", share.display()))?;
     let rootfs = share.join(crx_proto::SHARE_ROOTFS);
     fs::create_dir(&rootfs)?;
-    bind(&launch.rootfs, &rootfs)
+    mount_bind_recursive(&launch.rootfs, &rootfs)
         .with_context(|| format!("root.path: cannot share {}", launch.rootfs.display()))?;
     let volumes = share.join(crx_proto::SHARE_VOLUMES);
     fs::create_dir(&volumes)?;
@@ -41,7 +42,7 @@ pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
         } else {
             File::create_new(&target)?;
         }
-        bind(source, &target)
+        share_volume(&launch.plan.mounts, number, source, &target)
             .with_context(|| format!("mounts: cannot share the source {}", source.display()))?;
     }
     // The guest may fill its root and its volumes, not the share that holds them.
@@ -63,8 +64,20 @@ pub(crate) fn enter(share: &Path) -> anyhow::Result<()> {
     enter().context("cannot confine the VMM to the share")
 }
 
-fn bind(source: &Path, target: &Path) -> rustix::io::Result<()> {
-    mount_bind_recursive(source, target)
+/// Shares the source of a bind mount, with no more than the mount says: without the mounts below the source
+/// unless it is recursive, and read-only if it is, for a guest's kernel may not keep its own promise.
+fn share_volume(mounts: &[Mount], number: usize, source: &Path, target: &Path) -> rustix::io::Result<()> {
+    let of_this = |mount: &&Mount| matches!(mount.kind, MountKind::Bind { source: BindSource::Volume(n), .. } if n as usize == number);
+    let mount = mounts.iter().find(of_this);
+    if mount.is_some_and(|mount| matches!(mount.kind, MountKind::Bind { recursive: true, .. })) {
+        mount_bind_recursive(source, target)?;
+    } else {
+        mount_bind(source, target)?;
+    }
+    if mount.is_some_and(|mount| mount.flags & libc::MS_RDONLY != 0) {
+        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+    }
+    Ok(())
 }
 
 /// A mount namespace; without root's rights inside a user namespace that maps the caller to root.

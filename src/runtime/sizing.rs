@@ -1,6 +1,7 @@
-//! How much memory a pod's VM gets.
+//! How much memory and how many processors a pod's VM gets.
 
 use anyhow::bail;
+use crx_oci::CpuHint;
 
 /// Memory of a VM whose container states no limit.
 const DEFAULT_MIB: u32 = 256;
@@ -30,6 +31,17 @@ pub(crate) fn memory_mib(asked_mib: Option<u32>, limit_bytes: Option<u64>) -> an
     Ok(memory_mib)
 }
 
+/// Most processors of a VM.
+const MOST_VCPUS: u32 = 64;
+
+/// The VM's processors: what the caller asks for, or those that the container's limits can use or name.
+pub(crate) fn vcpus(asked: Option<u8>, cpu: CpuHint) -> u8 {
+    asked.unwrap_or_else(|| {
+        let named = cpu.highest_cpu.map_or(1, |highest| highest.saturating_add(1));
+        cpu.quota_cpus.unwrap_or(1).max(named).clamp(1, MOST_VCPUS) as u8
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -49,5 +61,14 @@ mod tests {
         assert_eq!(memory_mib(Some(128), Some(512 << 20)).unwrap(), 128);
         assert!(memory_mib(Some(16), None).is_err());
         assert!(memory_mib(Some(u32::MAX), None).is_err());
+    }
+
+    #[test]
+    fn limits_get_the_processors_that_they_can_use() {
+        assert_eq!(vcpus(None, CpuHint::default()), 1);
+        assert_eq!(vcpus(None, CpuHint { quota_cpus: Some(3), highest_cpu: Some(1) }), 3);
+        assert_eq!(vcpus(None, CpuHint { quota_cpus: Some(1), highest_cpu: Some(3) }), 4);
+        assert_eq!(vcpus(None, CpuHint { quota_cpus: Some(900), highest_cpu: None }), 64);
+        assert_eq!(vcpus(Some(2), CpuHint { quota_cpus: Some(8), highest_cpu: None }), 2);
     }
 }

@@ -1,2 +1,40 @@
-//! PID 1 of a pod.
-fn main() {}
+//! PID 1 of a pod: the boot calls, in their order. The kernel has just started this program from its initial
+//! file system; at the end the pod is off. What the calls do is in the modules, in the order of a launch:
+//! [`mounts`], [`agent`] (the connection to the host), [`net`], [`container`], [`session`] and its parts
+//! [`stdio`], [`terminal`] and [`reap`], [`shutdown`].
+//!
+//! One thread, no busy waiting, few system calls: on some hosts each costs 0.15 ms.
+
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code, clippy::unwrap_used))]
+#![deny(unsafe_code)]
+
+mod agent;
+mod clock;
+mod container;
+mod failure;
+mod mounts;
+mod net;
+mod reap;
+mod session;
+mod shutdown;
+mod stdio;
+mod sys;
+mod terminal;
+
+use crx_proto::Stage;
+
+/// Everything PID 1 does, from the kernel's first instruction in it to power-off.
+fn boot() -> ! {
+    let started_ns = clock::monotonic_ns();
+    sys::open_standard_streams();
+    let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };
+    host.hello(started_ns);
+    let pod = mounts::Pod::prepare();
+    host.stage(Stage::Mounted);
+    if let Some(plan) = host.wait_for_plan() {
+        host.stage(Stage::Planned);
+        session::run(&mut host, pod, &plan);
+    }
+    shutdown::power_off()
+}

@@ -1,0 +1,216 @@
+//! The connection to the host: frames out, frames in, and the wait for the plan. What is not urgent (stamps of
+//! stages) goes out with the next message that is: a packet costs more than the stamp.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crx_proto::{
+    CONTROL_PORT, FrameError, GuestMessage, HostMessage, MAX_FRAME_BYTES, Plan, Stage, VERSION, frame,
+};
+use rustix::io::{self, Errno};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+use crate::{clock, sys};
+
+/// Bytes asked for in one read; a usual plan fits.
+const READ_BYTES: usize = 16 << 10;
+
+/// The host side of the control connection.
+pub(crate) struct Host {
+    socket: OwnedFd,
+    outbox: Vec<u8>,
+    inbox: Inbox,
+}
+
+/// What a read from the host gave.
+pub(crate) enum Received {
+    /// A message.
+    Message(HostMessage),
+    /// Nothing more for now.
+    Nothing,
+    /// The connection is gone, or what came over it is no message: there is no host any more.
+    Gone,
+}
+
+impl Host {
+    /// Connects to the host.
+    pub(crate) fn connect() -> std::io::Result<Self> {
+        Ok(Self::new(sys::vsock_connect(CONTROL_PORT, true)?))
+    }
+
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, outbox: Vec::with_capacity(512), inbox: Inbox { buffer: Vec::new() } }
+    }
+
+    /// Says hello, and when this PID 1 began.
+    pub(crate) fn hello(&mut self, started_ns: u64) {
+        self.queue(&GuestMessage::Hello { version: VERSION });
+        self.queue(&GuestMessage::Stage { stage: Stage::Init, monotonic_ns: started_ns });
+        self.stage(Stage::Connected);
+        self.flush();
+    }
+
+    /// Stamps a stage; it is sent with the next message.
+    pub(crate) fn stage(&mut self, stage: Stage) {
+        self.stage_at(stage, clock::monotonic_ns());
+    }
+
+    /// Reports a stage that was stamped before.
+    pub(crate) fn stage_at(&mut self, stage: Stage, monotonic_ns: u64) {
+        self.queue(&GuestMessage::Stage { stage, monotonic_ns });
+    }
+
+    /// Sends a message and everything queued before it. If the host is gone, the next read says so.
+    pub(crate) fn send(&mut self, message: &GuestMessage) {
+        self.queue(message);
+        self.flush();
+    }
+
+    fn queue(&mut self, message: &GuestMessage) {
+        // Nothing that PID 1 says comes near the limit of a frame.
+        if let Ok(bytes) = frame::encode(message) {
+            self.outbox.extend_from_slice(&bytes);
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut sent = 0;
+        while sent < self.outbox.len() {
+            match send(&self.socket, &self.outbox[sent..], SendFlags::NOSIGNAL) {
+                Ok(bytes) => sent += bytes,
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        self.outbox.clear();
+    }
+
+    /// Waits for the plan, setting the clock on the way. `None`: the host wants none, or is gone.
+    pub(crate) fn wait_for_plan(&mut self) -> Option<Box<Plan>> {
+        loop {
+            match self.receive(RecvFlags::empty()) {
+                Received::Message(HostMessage::Start(plan)) => return Some(plan),
+                Received::Message(HostMessage::SetClock { realtime_ns }) => self.set_clock(realtime_ns),
+                Received::Message(HostMessage::PowerOff) | Received::Gone => return None,
+                // A signal or a size for a container that is not there yet means nothing.
+                Received::Message(HostMessage::Signal(_) | HostMessage::Resize { .. })
+                | Received::Nothing => {}
+            }
+        }
+    }
+
+    /// The next message, if there is one.
+    pub(crate) fn try_receive(&mut self) -> Received {
+        self.receive(RecvFlags::DONTWAIT)
+    }
+
+    /// Sets the wall clock as the host says.
+    pub(crate) fn set_clock(&mut self, realtime_ns: u64) {
+        if let Err(error) = clock::set_realtime(realtime_ns) {
+            let text = format!("the pod's clock was not set: {error}");
+            self.send(&GuestMessage::Log(text));
+        }
+    }
+
+    fn receive(&mut self, flags: RecvFlags) -> Received {
+        loop {
+            match self.inbox.next() {
+                Ok(Some(message)) => return Received::Message(message),
+                Ok(None) => {}
+                Err(_) => return Received::Gone,
+            }
+            match self.inbox.fill(self.socket.as_fd(), flags) {
+                Ok(0) => return Received::Gone,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Received::Nothing,
+                Err(_) => return Received::Gone,
+            }
+        }
+    }
+}
+
+impl AsFd for Host {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Bytes received, until they make a frame.
+struct Inbox {
+    buffer: Vec<u8>,
+}
+
+impl Inbox {
+    /// Receives once.
+    fn fill(&mut self, socket: BorrowedFd<'_>, flags: RecvFlags) -> io::Result<usize> {
+        let had = self.buffer.len();
+        self.buffer.resize(had + READ_BYTES, 0);
+        let got = recv(socket, &mut self.buffer[had..], flags).map(|(got, _)| got);
+        self.buffer.truncate(had + *got.as_ref().unwrap_or(&0));
+        got
+    }
+
+    /// Takes the first message, if it is whole.
+    fn next(&mut self) -> Result<Option<HostMessage>, FrameError> {
+        let Some((length, _)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
+        let length_bytes = u32::from_le_bytes(*length) as usize;
+        if length_bytes > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLong { length_bytes });
+        }
+        let end = 4 + length_bytes;
+        if self.buffer.len() < end {
+            return Ok(None);
+        }
+        let message = frame::read(&self.buffer[..end])?;
+        self.buffer.drain(..end);
+        Ok(Some(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (Host, UnixStream) {
+        let (guest, host) = UnixStream::pair().unwrap();
+        (Host::new(guest.into()), host)
+    }
+
+    #[test]
+    fn messages_that_arrive_together_or_in_pieces_are_taken_one_by_one() {
+        let (mut guest, mut host) = pair();
+        let mut bytes = frame::encode(&HostMessage::Signal(15)).unwrap();
+        bytes.extend(frame::encode(&HostMessage::Resize { rows: 24, columns: 80 }).unwrap());
+        let (first, second) = bytes.split_at(bytes.len() - 1);
+        host.write_all(first).unwrap();
+        assert!(matches!(guest.try_receive(), Received::Message(HostMessage::Signal(15))));
+        assert!(matches!(guest.try_receive(), Received::Nothing));
+        host.write_all(second).unwrap();
+        let resize = HostMessage::Resize { rows: 24, columns: 80 };
+        assert!(matches!(guest.try_receive(), Received::Message(message) if message == resize));
+        drop(host);
+        assert!(matches!(guest.try_receive(), Received::Gone));
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_ends_the_connection_before_it_is_read() {
+        let (mut guest, mut host) = pair();
+        host.write_all(&u32::MAX.to_le_bytes()).unwrap();
+        assert!(matches!(guest.try_receive(), Received::Gone));
+    }
+
+    #[test]
+    fn stages_go_out_with_the_next_message_and_in_order() {
+        let (mut guest, mut host) = pair();
+        guest.stage_at(Stage::Planned, 7);
+        host.set_nonblocking(true).unwrap();
+        assert!(host.read(&mut [0; 1]).is_err(), "nothing is sent for a stage alone");
+        guest.send(&GuestMessage::Started { pid: 2 });
+        host.set_nonblocking(false).unwrap();
+        let stage = GuestMessage::Stage { stage: Stage::Planned, monotonic_ns: 7 };
+        assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), stage);
+        assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), GuestMessage::Started { pid: 2 });
+    }
+}

@@ -1,0 +1,134 @@
+//! Device nodes, the links that every container's /dev has, and the console.
+
+use std::os::fd::OwnedFd;
+
+use crx_proto::{Device, DeviceKind, MountKind, Plan, StartError};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, statat, symlinkat, unlinkat,
+};
+use rustix::io::{self, Errno};
+use rustix::process::ioctl_tiocsctty;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::rootfs::{Root, attach_over, clone_tree_at};
+use crate::failure::failed;
+
+/// Links of /dev and their targets ("Default Devices" and "/dev symbolic links" of the runtime specification).
+const LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+
+/// Makes the nodes and links, unless /dev is a bind mount: then it is somebody else's and stays as it is.
+pub(crate) fn make_all(root: &Root, plan: &Plan) -> Result<(), StartError> {
+    let is_bound = plan
+        .mounts
+        .iter()
+        .any(|mount| mount.destination == "/dev" && matches!(mount.kind, MountKind::Bind { .. }));
+    if is_bound {
+        return Ok(());
+    }
+    let mut parent: Option<(&str, OwnedFd)> = None;
+    for (index, device) in plan.devices.iter().enumerate() {
+        make(root, device, &mut parent).map_err(|error| {
+            failed(format_args!("linux.devices[{index}] ({})", device.path), "make it", error)
+        })?;
+    }
+    make_links(root).map_err(|error| failed("linux.devices (/dev)", "make the default links", error))
+}
+
+/// Makes one node. `parent` is the directory of the one before, usually the same.
+fn make<'p>(root: &Root, device: &'p Device, parent: &mut Option<(&'p str, OwnedFd)>) -> io::Result<()> {
+    let (directory, name) = device.path.rsplit_once('/').ok_or(Errno::INVAL)?;
+    let directory = if directory.is_empty() { "/" } else { directory };
+    let at = match parent {
+        Some((path, fd)) if *path == directory => fd,
+        _ => &mut parent.insert((directory, root.directory(directory)?)).1,
+    };
+    let kind = match device.kind {
+        DeviceKind::Char => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    };
+    let mode = Mode::from_raw_mode(device.mode & 0o7777);
+    match mknodat(&*at, name, kind, mode, makedev(device.major, device.minor)) {
+        // What the image or a mount brought stays.
+        Err(Errno::EXIST) => return Ok(()),
+        result => result?,
+    }
+    if device.uid != 0 || device.gid != 0 {
+        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+        chownat(&*at, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+fn make_links(root: &Root) -> io::Result<()> {
+    let dev = match root.open("/dev", OFlags::PATH | OFlags::DIRECTORY) {
+        // An image without /dev and a plan without a mount there has no use for links either.
+        Err(Errno::NOENT) => return Ok(()),
+        result => result?,
+    };
+    for (name, target) in LINKS {
+        link(&dev, name, target)?;
+    }
+    if root.find("/proc/kcore").is_ok() {
+        link(&dev, "core", "/proc/kcore")?;
+    }
+    match statat(&dev, "pts", AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => {
+            if link_target(&dev, "ptmx").as_deref() != Some("pts/ptmx") {
+                match unlinkat(&dev, "ptmx", AtFlags::empty()) {
+                    Err(Errno::NOENT) => {}
+                    result => result?,
+                }
+                link(&dev, "ptmx", "pts/ptmx")?;
+            }
+            Ok(())
+        }
+        Err(_) => Ok(()),
+    }
+}
+
+fn link(dev: &OwnedFd, name: &str, target: &str) -> io::Result<()> {
+    match symlinkat(target, dev, name) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+fn link_target(dev: &OwnedFd, name: &str) -> Option<String> {
+    rustix::fs::readlinkat(dev, name, Vec::new()).ok()?.into_string().ok()
+}
+
+/// A terminal: its two ends.
+pub(crate) struct Terminal {
+    /// The end that PID 1 relays.
+    pub(crate) master: OwnedFd,
+    /// The end that is the container's standard streams.
+    pub(crate) slave: OwnedFd,
+}
+
+/// Opens a terminal of the container's devpts, makes it the session's, and binds it to /dev/console.
+pub(crate) fn open_terminal(root: &Root, rows: u16, columns: u16) -> Result<Terminal, StartError> {
+    let fail = |action| move |error: Errno| failed("process.terminal", action, error);
+    let master =
+        root.open("/dev/pts/ptmx", OFlags::RDWR | OFlags::NOCTTY).map_err(fail("open /dev/pts/ptmx"))?;
+    unlockpt(&master).map_err(fail("unlock the terminal"))?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = ioctl_tiocgptpeer(&master, flags).map_err(fail("open the terminal"))?;
+    if rows != 0 && columns != 0 {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).map_err(fail("set the size"))?;
+    }
+    ioctl_tiocsctty(&slave).map_err(fail("make it the controlling terminal"))?;
+    let bind_console = || {
+        let console = root.file("/dev/console")?;
+        attach_over(&clone_tree_at(&slave, false)?, &console)
+    };
+    bind_console().map_err(fail("bind /dev/console"))?;
+    Ok(Terminal { master, slave })
+}

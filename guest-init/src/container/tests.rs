@@ -1,0 +1,334 @@
+//! Real containers in namespaces of this machine, with its /usr as their image. They need root, as PID 1 has it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::symlink;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crx_proto::{
+    Capabilities, Cgroup as Limits, Device, DeviceKind, DeviceRule, Mount, Namespace, NamespaceKind, Process,
+    Rlimit, Seccomp, SockFilter, Volume,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+use super::*;
+
+/// A share on this machine with an image in it.
+struct Share {
+    directory: tempfile::TempDir,
+    cgroup: &'static str,
+    id: String,
+}
+
+impl Share {
+    /// `None`, with a word about it, where containers cannot be made.
+    fn new() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: making containers needs root");
+            return None;
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let Some(cgroup) = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")) else {
+            eprintln!("skipped: cgroup2 is not mounted");
+            return None;
+        };
+        let cgroup = cgroup.split(' ').nth(1).unwrap().to_owned().leak();
+        let directory = tempfile::tempdir().unwrap();
+        let rootfs = directory.path().join("rootfs");
+        fs::create_dir_all(&rootfs).unwrap();
+        fs::create_dir(directory.path().join("volumes")).unwrap();
+        symlink("/usr", directory.path().join("volumes/0")).unwrap();
+        for name in ["bin", "lib", "lib64", "sbin"] {
+            symlink(format!("usr/{name}"), rootfs.join(name)).unwrap();
+        }
+        let id = format!("crx-test-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Some(Self { directory, cgroup, id })
+    }
+
+    /// A plan as `runc spec` would have it, for a shell script.
+    fn plan(&self, script: &str) -> Plan {
+        let namespace = |kind| Namespace { kind, path: None };
+        let char = |path: &str, major, minor| Device {
+            path: path.to_owned(),
+            kind: DeviceKind::Char,
+            major,
+            minor,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        };
+        Plan {
+            id: self.id.clone(),
+            namespaces: [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Cgroup]
+                .map(namespace)
+                .to_vec(),
+            hostname: None,
+            domainname: None,
+            sysctl: Vec::new(),
+            cgroup: Limits::default(),
+            rootfs_propagation: 0,
+            rootfs_readonly: false,
+            volumes: vec![Volume { is_directory: true }],
+            mounts: vec![
+                bind("/usr", 0),
+                file_system("/proc", "proc", "", 0),
+                file_system("/dev", "tmpfs", "mode=755,size=65536k", libc::MS_NOSUID),
+                file_system("/dev/pts", "devpts", "newinstance,ptmxmode=0666,mode=0620", libc::MS_NOSUID),
+            ],
+            devices: vec![char("/dev/null", 1, 3), char("/dev/zero", 1, 5), char("/dev/tty", 5, 0)],
+            masked_paths: Vec::new(),
+            readonly_paths: Vec::new(),
+            process: Process {
+                terminal: None,
+                args: vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()],
+                env: vec!["PATH=/bin:/usr/bin".to_owned()],
+                cwd: "/work/here".to_owned(),
+                uid: 0,
+                gid: 0,
+                additional_gids: Vec::new(),
+                umask: None,
+                capabilities: all_capabilities(),
+                rlimits: Vec::new(),
+                no_new_privileges: false,
+                oom_score_adj: None,
+                io_priority: None,
+            },
+            seccomp: None,
+        }
+    }
+
+    /// Runs a plan to its end; returns what it wrote to stdout and its exit code.
+    fn run(&self, plan: &Plan) -> Result<(String, i32), StartError> {
+        let mut pod = Pod::this_machine(self.cgroup);
+        let (stdin, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (output, stdout) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let stderr = stdout.try_clone().unwrap();
+        let prepared = Prepared::new(plan, &mut pod)?;
+        let share = self.directory.path().to_str().unwrap();
+        let container = prepared.start(&mut pod, share, Streams::Pipes { stdin, stdout, stderr })?;
+        let mut text = String::new();
+        File::from(output).read_to_string(&mut text).unwrap();
+        let pid = Pid::from_raw(container.pid as i32);
+        let (_, status) = waitpid(pid, WaitOptions::empty()).unwrap().unwrap();
+        let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
+        Ok((text, code.unwrap()))
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        // After a start that failed its process is still to be reaped, or the cgroup is busy.
+        while let Err(rustix::io::Errno::BUSY) = rustix::fs::rmdir(format!("{}/{}", self.cgroup, self.id)) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// The capabilities of this process: root may lack some in the machine of a test.
+fn all_capabilities() -> Capabilities {
+    let all = rustix::thread::capabilities(None).unwrap().permitted.bits();
+    Capabilities { bounding: all, effective: all, permitted: all, ..Default::default() }
+}
+
+fn file_system(destination: &str, fstype: &str, data: &str, flags: u64) -> Mount {
+    let kind =
+        MountKind::FileSystem { fstype: fstype.to_owned(), source: fstype.to_owned(), data: data.to_owned() };
+    mount(destination, kind, flags)
+}
+
+fn bind(destination: &str, volume: u32) -> Mount {
+    mount(
+        destination,
+        MountKind::Bind { source: BindSource::Volume(volume), recursive: true },
+        libc::MS_RDONLY,
+    )
+}
+
+fn mount(destination: &str, kind: MountKind, flags: u64) -> Mount {
+    Mount {
+        index: 7,
+        destination: destination.to_owned(),
+        kind,
+        flags,
+        clear_flags: 0,
+        propagation: 0,
+        recursive_flags: 0,
+        recursive_clear_flags: 0,
+        copy_up: false,
+    }
+}
+
+#[test]
+fn a_container_has_its_own_processes_mounts_devices_and_directory() {
+    let Some(share) = Share::new() else { return };
+    let script = "echo $$; pwd; umask; ls -d /proc/[0-9]* | wc -l; readlink /dev/fd /dev/ptmx; \
+                  stat -c '%a %t:%T' /dev/null; grep ' / ' /proc/self/mounts | wc -l; cat /proc/self/cgroup; \
+                  touch /usr/x 2>/dev/null || echo read-only; echo to-null > /dev/null; ls /dev/stdout > /dev/null && \
+                  echo again > /dev/stdout; exit 3";
+    let (output, code) = share.run(&share.plan(script)).unwrap();
+    assert_eq!(code, 3, "{output}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(&lines[..3], ["1", "/work/here", "0022"]);
+    assert_eq!(&lines[4..8], ["/proc/self/fd", "pts/ptmx", "666 1:3", "1"]);
+    assert!(lines.contains(&"0::/"), "a cgroup namespace hides where the container is: {output}");
+    assert_eq!(&lines[lines.len() - 2..], ["read-only", "again"]);
+    assert!(
+        !share.directory.path().join("rootfs/dev/null").exists(),
+        "nodes are made in the container's /dev"
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_127() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = share.plan("");
+    plan.process.args = vec!["no-such-program".to_owned()];
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.exit_code, 127);
+    assert_eq!(error.message, "process.args[0]: \"no-such-program\": executable file not found in $PATH");
+}
+
+#[test]
+fn a_mount_that_fails_names_its_field() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = share.plan("");
+    plan.mounts.push(file_system("/data", "tmpfs", "size=wrong", 0));
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.message, "mounts[7] (/data): mount tmpfs: Invalid argument");
+    plan.mounts.pop();
+    plan.mounts.push(file_system("/data", "no-such-type", "", 0));
+    assert_eq!(share.run(&plan).unwrap_err().exit_code, 1);
+}
+
+#[test]
+fn a_user_gets_groups_capabilities_and_streams_that_can_be_opened_again() {
+    let Some(share) = Share::new() else { return };
+    let script = "id -u; id -g; id -G; grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs' /proc/self/status | cut -f2; \
+                  ulimit -n; umask; echo again > /proc/self/fd/1";
+    let mut plan = share.plan(script);
+    plan.process.uid = 1234;
+    plan.process.gid = 55;
+    plan.process.additional_gids = vec![7, 8];
+    plan.process.umask = Some(0o077);
+    plan.process.no_new_privileges = true;
+    plan.process.rlimits = vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 99, hard: 100 }];
+    let some = 1 << 10 | 1 << 5;
+    plan.process.capabilities = Capabilities {
+        bounding: some | 2,
+        effective: some,
+        permitted: some,
+        inheritable: some,
+        ambient: some,
+    };
+    let (output, code) = share.run(&plan).unwrap();
+    assert_eq!(code, 0, "{output}");
+    let mask = |bits: u64| format!("{bits:016x}");
+    let expected = format!(
+        "1234\n55\n55 7 8\n{0}\n{0}\n{0}\n{1}\n{0}\n1\n99\n0077\nagain\n",
+        mask(some),
+        mask(some | 2)
+    );
+    assert_eq!(output, expected);
+}
+
+#[test]
+fn paths_are_masked_and_read_only() {
+    let Some(share) = Share::new() else { return };
+    let script = "cat /proc/version | wc -c; ls -A /proc/tty | wc -l; echo 1 > /proc/sys/vm/drop_caches || echo denied; \
+                  touch /x || echo denied; touch /dev/x || echo denied; echo ok > /work/file && cat /work/file";
+    let mut plan = share.plan(script);
+    plan.masked_paths = vec!["/proc/version".into(), "/proc/tty".into(), "/proc/not-there".into()];
+    plan.readonly_paths = vec!["/proc/sys".into(), "/not/there".into()];
+    plan.rootfs_readonly = true;
+    plan.mounts[2].flags |= libc::MS_RDONLY;
+    plan.mounts.push(file_system("/work", "tmpfs", "", 0));
+    plan.process.cwd = "/work".to_owned();
+    let (output, _) = share.run(&plan).unwrap();
+    let lines: Vec<&str> =
+        output.lines().filter(|line| !line.contains("sh:") && !line.contains("touch:")).collect();
+    assert_eq!(lines, ["0", "0", "denied", "denied", "denied", "ok"], "{output}");
+}
+
+#[test]
+fn a_tmpfs_can_start_with_what_it_covers() {
+    let Some(share) = Share::new() else { return };
+    fs::create_dir_all(share.directory.path().join("rootfs/etc/sub")).unwrap();
+    fs::write(share.directory.path().join("rootfs/etc/sub/file"), "content\n").unwrap();
+    let mut plan = share.plan("cat /etc/sub/file; echo changed > /etc/sub/file; cat /etc/sub/file");
+    plan.mounts.push(Mount { copy_up: true, ..file_system("/etc", "tmpfs", "", 0) });
+    assert_eq!(share.run(&plan).unwrap().0, "content\nchanged\n");
+    assert_eq!(fs::read_to_string(share.directory.path().join("rootfs/etc/sub/file")).unwrap(), "content\n");
+}
+
+#[test]
+fn the_device_program_decides_after_the_nodes_were_made() {
+    let Some(share) = Share::new() else { return };
+    let script =
+        "head -c 1 /dev/zero | wc -c; mknod /dev/other c 1 7 || echo denied; cat /dev/null || echo denied";
+    let mut plan = share.plan(script);
+    let rule = |allow, minor, access| DeviceRule { allow, kind: None, major: None, minor, access };
+    plan.cgroup.devices = vec![rule(false, None, 7), rule(true, Some(5), 6)];
+    let (output, _) = share.run(&plan).unwrap();
+    let lines: Vec<&str> = output.lines().filter(|line| !line.contains(':')).collect();
+    assert_eq!(lines, ["1", "denied", "denied"], "{output}");
+}
+
+#[test]
+fn a_seccomp_filter_is_installed_with_and_without_no_new_privileges() {
+    let Some(share) = Share::new() else { return };
+    // Load the system call's number; mkdir (83) fails with EPERM, everything else is allowed.
+    let program = [(0x20, 0, 0, 0), (0x15, 0, 1, 83), (0x06, 0, 0, 0x0005_0001), (0x06, 0, 0, 0x7fff_0000)];
+    let program = program.map(|(code, jt, jf, k)| SockFilter { code, jt, jf, k }).to_vec();
+    for no_new_privileges in [false, true] {
+        let mut plan = share.plan("mkdir /made 2>/dev/null || echo denied");
+        plan.seccomp = Some(Seccomp { flags: 0, program: program.clone() });
+        plan.process.no_new_privileges = no_new_privileges;
+        plan.process.cwd = "/".to_owned();
+        assert_eq!(share.run(&plan).unwrap().0, "denied\n");
+        rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_that_a_pod_cannot_give_is_refused() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = share.plan("");
+    plan.namespaces.push(Namespace { kind: NamespaceKind::Time, path: None });
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.message, "linux.namespaces[3]: a container of a pod cannot have a time namespace");
+}
+
+#[test]
+fn a_terminal_is_the_containers_console() {
+    let Some(share) = Share::new() else { return };
+    let mut plan =
+        share.plan("tty; stty size; test -c /dev/console && echo console; test -t 0 && echo input");
+    plan.process.terminal = Some((33, 77));
+    let mut pod = Pod::this_machine(share.cgroup);
+    let (ours, theirs) = terminal_sockets().unwrap();
+    let prepared = Prepared::new(&plan, &mut pod).unwrap();
+    let path = share.directory.path().to_str().unwrap();
+    let container = prepared.start(&mut pod, path, Streams::Terminal(theirs)).unwrap();
+    let mut master = File::from(receive_descriptor(ours.as_fd()).unwrap());
+    let mut text = Vec::new();
+    // A terminal ends with EIO, not with an end of file.
+    let _ = master.read_to_end(&mut text);
+    assert_eq!(String::from_utf8_lossy(&text), "/dev/pts/0\r\n33 77\r\nconsole\r\ninput\r\n");
+    waitpid(Pid::from_raw(container.pid as i32), WaitOptions::empty()).unwrap();
+}
+
+#[test]
+fn names_of_kernel_parameters_become_files() {
+    assert_eq!(parameter_path("net.ipv4.ip_forward"), "/proc/sys/net/ipv4/ip_forward");
+    assert_eq!(
+        parameter_path("net/ipv4/conf/eth0.1/forwarding"),
+        "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
+    );
+    assert_eq!(
+        parameter_path("net.ipv4.conf.eth0/1.forwarding"),
+        "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
+    );
+}

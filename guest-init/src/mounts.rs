@@ -1,0 +1,145 @@
+//! The pod's own mounts: what PID 1 needs to make containers. Each costs guest instructions (and one more when
+//! a container's mount namespace copies it), so most are made when something first asks for them.
+
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+
+use crx_proto::{SHARE_TAG, StartError};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, unmount};
+
+use crate::failure::failed;
+
+/// Where the virtio-fs share is mounted.
+pub(crate) const SHARE: &str = "/run/crx/share";
+/// Where the pod's root is mounted a second time, to be moved over the first (a directory of the initial file
+/// system, as are all mount points here).
+const OWN_ROOT: &str = "/mnt";
+/// Where the pod's cgroup tree is mounted: not below /sys, which sysfs may cover later.
+const CGROUP: &str = "/cgroup";
+
+/// Pseudo file systems are mounted with these.
+const PSEUDO: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV);
+
+/// The pod's mounts.
+pub(crate) struct Pod {
+    /// Errors of [`Pod::prepare`], kept until there is a plan whose start they can fail.
+    prepared: Result<(), StartError>,
+    /// Where its cgroup tree is mounted.
+    cgroup: &'static str,
+    proc: bool,
+    sys: bool,
+    dev: bool,
+}
+
+impl Pod {
+    /// Makes the mounts that every pod needs.
+    pub(crate) fn prepare() -> Self {
+        let prepared = own_root().map_err(|error| failed("pod", "move the root", error)).and_then(|()| {
+            mount("cgroup2", CGROUP, "cgroup2", PSEUDO, c"nsdelegate,memory_recursiveprot")
+                .map_err(|error| failed("pod", "mount cgroup2", error))
+        });
+        Self { prepared, cgroup: CGROUP, proc: false, sys: false, dev: false }
+    }
+
+    /// Mounts the share, if everything before it worked.
+    pub(crate) fn mount_share(&mut self) -> Result<(), StartError> {
+        std::mem::replace(&mut self.prepared, Ok(()))?;
+        mount(SHARE_TAG, SHARE, "virtiofs", MountFlags::empty(), None::<&CStr>)
+            .map_err(|error| failed("root.path", "mount the share of the host", error))
+    }
+
+    /// The root of the pod's cgroup tree.
+    pub(crate) fn cgroup_root(&self) -> io::Result<OwnedFd> {
+        directory(self.cgroup)
+    }
+
+    /// A pod that is this machine, for tests.
+    #[cfg(test)]
+    pub(crate) fn this_machine(cgroup: &'static str) -> Self {
+        Self { prepared: Ok(()), cgroup, proc: true, sys: true, dev: true }
+    }
+
+    /// The path of a cgroup.
+    pub(crate) fn cgroup_path(&self, name: &str) -> String {
+        format!("{}/{name}", self.cgroup)
+    }
+
+    /// Mounts /proc if it is not.
+    pub(crate) fn need_proc(&mut self) -> io::Result<()> {
+        if !self.proc {
+            mount("proc", "/proc", "proc", PSEUDO, None::<&CStr>)?;
+            self.proc = true;
+        }
+        Ok(())
+    }
+
+    /// Mounts what `path`, a path of the pod that a container asks for, is on.
+    pub(crate) fn need_path(&mut self, path: &str) -> io::Result<()> {
+        match path.split('/').nth(1) {
+            Some("proc") => self.need_proc(),
+            Some("sys") if !self.sys => {
+                mount("sysfs", "/sys", "sysfs", PSEUDO, None::<&CStr>)?;
+                mount("cgroup2", "/sys/fs/cgroup", "cgroup2", PSEUDO, None::<&CStr>)?;
+                self.sys = true;
+                Ok(())
+            }
+            Some("dev") if !self.dev => {
+                mount("devtmpfs", "/dev", "devtmpfs", MountFlags::NOSUID, c"mode=755")?;
+                self.dev = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How many processes the kernel ended in this pod for lack of memory, since it booted.
+    pub(crate) fn oom_kills(&mut self) -> u64 {
+        if self.need_proc().is_err() {
+            return 0;
+        }
+        std::fs::read_to_string("/proc/vmstat").map_or(0, |text| counter(&text, "oom_kill"))
+    }
+}
+
+/// The value of `name` in a file of `name value` lines; 0 if it is not there.
+pub(crate) fn counter(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Puts a second mount of the root file system over the first and makes it the root. pivot_root(2) refuses to
+/// leave the kernel's first mount, because that one has no parent; containers would have to chroot.
+fn own_root() -> io::Result<()> {
+    mount_bind("/", OWN_ROOT)?;
+    rustix::process::chdir(OWN_ROOT)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")
+}
+
+/// Detaches the mount at the working directory.
+pub(crate) fn detach_here() -> io::Result<()> {
+    unmount(".", UnmountFlags::DETACH)
+}
+
+/// A directory that is only used to name others.
+fn directory(path: &str) -> io::Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_its_whole_name() {
+        let text = "low 0\noom 3\noom_kill 2\noom_group_kill 9\n";
+        assert_eq!(counter(text, "oom_kill"), 2);
+        assert_eq!(counter(text, "oom_kil"), 0);
+        assert_eq!(counter("", "oom_kill"), 0);
+    }
+}

@@ -1,0 +1,44 @@
+//! `crx spec`: what runc writes, where it is asked to, and never over something.
+
+use std::fs;
+
+use crx_fixture::runtime::crx;
+use crx_fixture::{Command, Need, need};
+use serde_json::Value;
+
+fn spec_of(command: Command) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    let outcome = command.arg("spec").arg("--bundle").arg(directory.path()).run().expect(0);
+    assert!(outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{}", outcome.all());
+    serde_json::from_slice(&fs::read(directory.path().join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn spec_writes_what_runc_writes() {
+    if !need::met(&[Need::Crx, Need::Program("runc")]) {
+        return;
+    }
+    let mut ours = spec_of(crx());
+    let mut theirs = spec_of(Command::new("runc"));
+    // Each gives its own name and its own version of the specification.
+    for config in [&mut ours, &mut theirs] {
+        assert!(config["ociVersion"].as_str().unwrap().starts_with("1."), "{config}");
+        assert!(!config["hostname"].as_str().unwrap().is_empty());
+        config["ociVersion"] = Value::Null;
+        config["hostname"] = Value::Null;
+    }
+    assert_eq!(ours, theirs, "crx spec is on the left");
+}
+
+#[test]
+fn spec_overwrites_nothing() {
+    if !need::met(&[Need::Crx]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    fs::write(&file, "mine").unwrap();
+    crx().arg("spec").arg("--bundle").arg(directory.path()).run().expect_refused(&["config.json", "exists"]);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    crx().args(["spec", "--bundle", "/not/there"]).run().expect_refused(&["/not/there/config.json"]);
+}

@@ -8,10 +8,12 @@
 
 mod chain;
 mod device;
+pub mod fs;
 pub mod rng;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod transport;
+pub mod vsock;
 
 pub use chain::{ChainBytes, ChainError, ChainLimits, check_chain};
 pub use device::{ActivateError, Activation, ActiveQueue, Interrupt, VirtioDevice};

@@ -93,10 +93,10 @@ impl VirtioDevice for Fs {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        for (byte, at) in data.iter_mut().zip(offset..) {
-            let known = usize::try_from(at).ok().and_then(|at| self.config.get(at));
-            *byte = known.copied().unwrap_or(0);
-        }
+        let known = usize::try_from(offset).ok().and_then(|offset| self.config.get(offset..)).unwrap_or(&[]);
+        let length = known.len().min(data.len());
+        data[..length].copy_from_slice(&known[..length]);
+        data[length..].fill(0);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -98,6 +98,13 @@ pub(super) fn getdents(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resu
     usize::try_from(filled).map_err(|_| io::Error::last_os_error())
 }
 
+/// Gives this thread mounts of its own, for a test that moves its root.
+#[cfg(test)]
+pub(super) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: only this thread's view of mounts, root and working directory changes; descriptors stay shared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?)
+}
+
 /// The descriptor of an event, for calls that take descriptors.
 pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: `event` keeps the descriptor open for as long as the borrow lasts.

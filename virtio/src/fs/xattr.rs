@@ -25,11 +25,12 @@ impl CrxFs {
     /// GETXATTR; a size of zero asks for the length.
     pub(super) fn get_xattr(&self, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
         let name = xattr_name(name)?;
-        let mut value = vec![0; (size as usize).min(XATTR_MAX_BYTES)];
-        let length = self.with_path(inode, |path| rustix::fs::getxattr(path, name, &mut value[..]))?;
         if size == 0 {
+            let length = self.with_path(inode, |path| rustix::fs::getxattr_query(path, name))?;
             return Ok(GetxattrReply::Count(length as u32));
         }
+        let mut value = vec![0; (size as usize).min(XATTR_MAX_BYTES)];
+        let length = self.with_path(inode, |path| rustix::fs::getxattr(path, name, &mut value[..]))?;
         value.truncate(length);
         Ok(GetxattrReply::Value(value))
     }

@@ -42,7 +42,7 @@ check: packages-test ## format, lints, documentation, licences, scripts, house r
 
 .PHONY: unit-tests
 unit-tests: packages ## tests that need no virtual machine
-	@cargo test --locked --workspace --lib --bins
+	@cargo test --locked --workspace --lib --bins $$(tests/targets pure)
 	cargo test --locked --workspace --doc
 
 .PHONY: integration-tests

@@ -1,10 +1,10 @@
 //! virtio-vsock (virtio 1.2, 5.10) in user space: stream sockets between the guest and Unix sockets of this process.
 //!
-//! Before: the transport activated the device. Here: [`device`] (registers) hands the queues to the thread of
-//! [`worker`], which cuts chains ([`ring`]) into packets ([`packet`]) for the connections ([`muxer`], [`connection`],
-//! [`credit`]) and fills the guest's receive buffers from their sockets ([`outbound`]). A connection that the guest opens
+//! Before: the transport activated the device. Here: `device` (registers) hands the queues to the thread of
+//! `worker`, which cuts chains (`ring`) into packets (`packet`) for the connections (`muxer`, `connection`,
+//! `credit`) and fills the guest's receive buffers from their sockets (`outbound`). A connection that the guest opens
 //! comes out of [`VsockConfig::guest_connections`]; one that the host opens comes in through [`VsockConfig::host_listener`]
-//! ([`listener`]).
+//! (`listener`).
 //!
 //! A connection that is full blocks nobody else: sockets are never waited for, and what a socket does not take is kept up
 //! to the credit that the guest was given.

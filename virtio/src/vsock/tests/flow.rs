@@ -7,7 +7,7 @@ use std::thread;
 
 use super::Noise;
 use super::driver::RX;
-use super::guest::{Guest, Packet, REQUEST, RST, RW};
+use super::guest::{CREDIT_REQUEST, Guest, Packet, REQUEST, RST, RW};
 use crate::VirtioDevice;
 use crate::vsock::muxer::{BUFFER_BYTES, MAX_CONNECTIONS};
 
@@ -126,12 +126,16 @@ fn all_bytes_arrive_when_the_guest_closes_or_resets_at_once() {
     for abrupt in [false, true] {
         let mut guest = Guest::start(true, None);
         let ports = (1, 2);
-        let mut stream = guest.connected(ports);
+        // Credit for less than the host writes: the rest stays in the socket.
+        guest.connect(ports, 4);
+        guest.sockets.get_mut(&ports).unwrap().stopped = true;
+        let mut stream = guest.driver.connections.recv().unwrap().stream;
         stream.write_all(b"never read by the guest").unwrap();
         let sent = Noise(3).bytes(BUFFER_BYTES as usize);
-        guest.sockets.get_mut(&ports).unwrap().stopped = true;
         guest.sockets.get_mut(&ports).unwrap().to_send.extend(&sent);
-        guest.until(|guest| guest.sockets[&ports].to_send.is_empty());
+        guest.until(|guest| {
+            guest.sockets[&ports].to_send.is_empty() && guest.sockets[&ports].received.len() == 4
+        });
         if abrupt {
             guest.send(ports, RST, 0, &[]);
         } else {
@@ -149,6 +153,44 @@ fn all_bytes_arrive_when_the_guest_closes_or_resets_at_once() {
         }
         assert!(reader.join().unwrap() == sent);
     }
+}
+
+#[test]
+fn ports_can_be_used_again_while_old_bytes_wait() {
+    let mut guest = Guest::start(true, None);
+    let ports = (1, 2);
+    let mut old = guest.connected(ports);
+    let sent = Noise(4).bytes(BUFFER_BYTES as usize);
+    guest.sockets.get_mut(&ports).unwrap().to_send.extend(&sent);
+    guest.until(|guest| guest.sockets[&ports].to_send.is_empty());
+    guest.send(ports, RST, 0, &[]);
+    let mut new = guest.connected(ports);
+    let mut read = Vec::new();
+    old.read_to_end(&mut read).unwrap();
+    assert!(read == sent);
+    drop(old);
+    // The end of the old one is not the end of the new one.
+    for _ in 0..10 {
+        new.write_all(b"ping").unwrap();
+        guest.until(|guest| guest.sockets[&ports].read == b"ping" || guest.sockets[&ports].reset);
+        guest.sockets.get_mut(&ports).unwrap().read.clear();
+        guest.sockets.get_mut(&ports).unwrap().to_send.extend(b"pong");
+        guest.until(|guest| guest.sockets[&ports].to_send.is_empty() || guest.sockets[&ports].reset);
+        new.read_exact(&mut [0; 4]).unwrap();
+    }
+}
+
+#[test]
+fn a_question_for_credit_is_answered() {
+    let mut guest = Guest::start(true, None);
+    let mut stream = guest.connected((1, 2));
+    guest.sockets.get_mut(&(1, 2)).unwrap().to_send.extend(b"four");
+    guest.until(|guest| guest.sockets[&(1, 2)].to_send.is_empty());
+    stream.read_exact(&mut [0; 4]).unwrap();
+    guest.send((1, 2), CREDIT_REQUEST, 0, &[]);
+    guest.until(|guest| guest.sockets[&(1, 2)].updates == 1);
+    let socket = &guest.sockets[&(1, 2)];
+    assert_eq!((socket.peer_fwd_cnt, socket.peer_buf_alloc), (4, BUFFER_BYTES));
 }
 
 #[test]

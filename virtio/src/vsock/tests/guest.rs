@@ -105,6 +105,8 @@ pub(super) struct Socket {
     told: u32,
     pub(super) buf_alloc: u32,
     got: u32,
+    /// Credit updates that came.
+    pub(super) updates: u32,
     /// All that was read.
     pub(super) read: Vec<u8>,
 }
@@ -159,7 +161,10 @@ impl Guest {
         self.until(|guest| guest.sockets[&ports].connected);
         // The packets of a test that sends anything may have opened others before.
         let mut connections = self.driver.connections.iter();
-        connections.find(|connection| connection.port == ports.1).unwrap().stream
+        let stream = connections.find(|connection| connection.port == ports.1).unwrap().stream;
+        // What never comes fails the test instead of stopping it.
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        stream
     }
 
     /// Goes on until `done`.
@@ -259,6 +264,7 @@ impl Guest {
                 assert!(held <= socket.buf_alloc, "more than the credit");
                 socket.received.extend(&bytes[44..]);
             }
+            CREDIT_UPDATE => socket.updates += 1,
             CREDIT_REQUEST => self.send(ports, CREDIT_UPDATE, 0, &[]),
             _ => {}
         }

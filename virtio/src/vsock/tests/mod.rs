@@ -1,4 +1,4 @@
-//! The device as a guest sees it, through real rings: [`driver`] is the rings, [`guest`] the sockets over them.
+//! The device as a guest sees it, through real rings: `driver` is the rings, `guest` the sockets over them.
 #![allow(clippy::unwrap_used)]
 
 mod driver;

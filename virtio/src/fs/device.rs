@@ -11,10 +11,9 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::QueueT;
 
 use super::server::CrxFs;
-use super::worker::{QueueWorker, Running};
+use super::worker::{Running, Worker};
 use super::{FsConfig, FsError, TAG_MAX_BYTES};
 use crate::{ActivateError, Activation, VirtioDevice};
 
@@ -36,7 +35,7 @@ pub struct Fs {
     config: [u8; CONFIG_BYTES],
     files: Arc<CrxFs>,
     server: Arc<Server<Arc<CrxFs>>>,
-    running: Vec<Running>,
+    running: Option<Running>,
 }
 
 impl Fs {
@@ -69,7 +68,7 @@ impl Fs {
             })
             .map(Arc::new)?;
         let server = Arc::new(Server::new(Arc::clone(&files)));
-        Ok(Self { config: space, files, server, running: Vec::new() })
+        Ok(Self { config: space, files, server, running: None })
     }
 
     /// The file server, for tests that look behind the queue.
@@ -101,27 +100,12 @@ impl VirtioDevice for Fs {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         self.reset();
-        let Activation { memory, features, queues, interrupt } = activation;
-        let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
-        for (index, active) in queues.into_iter().enumerate() {
-            if !active.queue.ready() {
-                return Err(ActivateError::QueueMissing(index));
-            }
-            let worker = QueueWorker::new(
-                active,
-                event_idx,
-                memory.clone(),
-                interrupt.clone(),
-                Arc::clone(&self.server),
-                Arc::clone(&self.files),
-            );
-            self.running.push(worker.start().map_err(ActivateError::Worker)?);
-        }
+        self.running = Some(Worker::start(activation, Arc::clone(&self.server), Arc::clone(&self.files))?);
         Ok(())
     }
 
     fn reset(&mut self) {
-        for running in self.running.drain(..) {
+        if let Some(running) = self.running.take() {
             running.stop();
         }
         self.files.clear();

@@ -12,7 +12,6 @@ use fuse_backend_rs::file_traits::FileReadWriteVolatile;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags};
-use vmm_sys_util::eventfd::EventFd;
 
 thread_local! {
     /// Capabilities of this thread if it has the one that keeps set-user-ID bits through a write.
@@ -103,12 +102,6 @@ pub(super) fn getdents(directory: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resu
 pub(super) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: only this thread's view of mounts, root and working directory changes; descriptors stay shared.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }?)
-}
-
-/// The descriptor of an event, for calls that take descriptors.
-pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` keeps the descriptor open for as long as the borrow lasts.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// statvfs(3) of an open file, in the form that the library turns into a reply.

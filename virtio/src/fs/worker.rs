@@ -1,7 +1,8 @@
-//! A queue of virtio-fs and the thread that serves it. Before it, the driver rang the doorbell; this takes every
+//! The queues of virtio-fs and the thread that serves them. Before it, the driver rang a doorbell; this takes every
 //! request that is there, has the library's `Server` answer it, and interrupts the driver once for all of them.
 
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -9,15 +10,16 @@ use std::thread::{Builder, JoinHandle};
 use fuse_backend_rs::abi::fuse_abi::{InHeader, Opcode, OutHeader};
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{Reader, VirtioFsWriter, Writer};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{ByteValued, Bytes};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::server::CrxFs;
 use super::sys;
-use crate::{ActiveQueue, GuestMem, Interrupt};
+use crate::{ActivateError, Activation, ActiveQueue, GuestMem, Interrupt};
 
 /// The library keeps up to 512 buffers of a request on the heap; the stack holds little.
 const STACK_BYTES: usize = 256 << 10;
@@ -25,20 +27,24 @@ const STACK_BYTES: usize = 256 << 10;
 /// A ring that the driver broke, or an interrupt that cannot be sent.
 struct Broken;
 
-/// A queue, and all that its requests need.
-pub(super) struct QueueWorker {
-    queue: Queue,
-    kick: EventFd,
+/// All queues, and all that their requests need.
+pub(super) struct Worker {
+    queues: Vec<ActiveQueue>,
+    requests: Requests,
+    stop: Arc<AtomicBool>,
+}
+
+/// What answers requests.
+struct Requests {
     memory: GuestMem,
     interrupt: Interrupt,
     server: Arc<Server<Arc<CrxFs>>>,
     files: Arc<CrxFs>,
-    stop: Arc<AtomicBool>,
 }
 
 /// A started worker.
 pub(super) struct Running {
-    kick: EventFd,
+    doorbell: EventFd,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -47,110 +53,108 @@ impl Running {
     /// Stops the worker after the request that it is at.
     pub(super) fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        // A full counter wakes the worker as well; and it does not panic.
-        let _ = self.kick.write(1);
+        // Any doorbell wakes it; a counter that is full means that one rings already.
+        let _ = self.doorbell.write(1);
         let _ = self.thread.join();
     }
 }
 
-impl QueueWorker {
-    /// A worker for one queue.
-    pub(super) fn new(
-        active: ActiveQueue,
-        event_idx: bool,
-        memory: GuestMem,
-        interrupt: Interrupt,
+impl Worker {
+    /// Starts the thread that serves the queues of an activation, which must not be empty.
+    pub(super) fn start(
+        activation: Activation,
         server: Arc<Server<Arc<CrxFs>>>,
         files: Arc<CrxFs>,
-    ) -> Self {
-        let ActiveQueue { mut queue, kick } = active;
-        queue.set_event_idx(event_idx);
-        Self { queue, kick, memory, interrupt, server, files, stop: Arc::default() }
-    }
-
-    /// Starts the thread.
-    pub(super) fn start(self) -> io::Result<Running> {
-        let (kick, stop) = (self.kick.try_clone()?, Arc::clone(&self.stop));
-        let thread =
-            Builder::new().name("crx-fs".to_owned()).stack_size(STACK_BYTES).spawn(move || self.run())?;
-        Ok(Running { kick, stop, thread })
+    ) -> Result<Running, ActivateError> {
+        let Activation { memory, features, mut queues, interrupt } = activation;
+        if let Some(missing) = queues.iter().position(|active| !active.queue.ready()) {
+            return Err(ActivateError::QueueMissing(missing));
+        }
+        for active in &mut queues {
+            active.queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        }
+        let first = queues.first().ok_or(ActivateError::QueueMissing(0))?;
+        let doorbell = first.kick.try_clone().map_err(ActivateError::Worker)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let requests = Requests { memory, interrupt, server, files };
+        let worker = Self { queues, requests, stop: Arc::clone(&stop) };
+        let thread = Builder::new()
+            .name("crx-fs".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || worker.run())
+            .map_err(ActivateError::Worker)?;
+        Ok(Running { doorbell, stop, thread })
     }
 
     fn run(mut self) {
-        if sys::prepare_thread(self.files.nodes.descriptors()).is_err() || self.serve().is_err() {
-            self.interrupt.needs_reset();
+        let ready = sys::prepare_thread(self.requests.files.nodes.descriptors());
+        if ready.is_err() || self.serve().is_err() {
+            self.requests.interrupt.needs_reset();
         }
     }
 
-    /// Requests may be there before the first doorbell, so the ring comes first.
+    /// Serves until stopped. The doorbells are edge-triggered: one system call waits for the next ring of any, and
+    /// none is needed to empty a counter. Requests may be there before the first ring, so the queues come first.
     fn serve(&mut self) -> Result<(), Broken> {
-        let memory = self.memory.clone();
+        let epoll = Epoll::new().map_err(|_| Broken)?;
+        for active in &self.queues {
+            let rings = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, 0);
+            epoll.ctl(ControlOperation::Add, active.kick.as_raw_fd(), rings).map_err(|_| Broken)?;
+        }
+        let mut rung = [EpollEvent::default(); 2];
         while !self.stop.load(Ordering::Acquire) {
-            self.drain(&memory)?;
-            self.wait().map_err(|_| Broken)?;
+            for active in &mut self.queues {
+                self.requests.drain(&mut active.queue, &self.stop)?;
+            }
+            match epoll.wait(-1, &mut rung) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(Broken),
+                _ => {}
+            }
         }
         Ok(())
     }
+}
 
-    fn wait(&self) -> io::Result<()> {
-        loop {
-            match self.kick.read() {
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The doorbell does not block by itself.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    match poll(&mut [PollFd::from_borrowed_fd(sys::borrow(&self.kick), PollFlags::IN)], None)
-                    {
-                        Ok(_) | Err(Errno::INTR) => {}
-                        Err(error) => return Err(error.into()),
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
+impl Requests {
     /// Answers every request that is there, until there is none.
-    fn drain(&mut self, memory: &GuestMem) -> Result<(), Broken> {
+    fn drain(&self, queue: &mut Queue, stop: &AtomicBool) -> Result<(), Broken> {
+        let memory = &self.memory;
         loop {
-            self.queue.disable_notification(memory).map_err(|_| Broken)?;
+            queue.disable_notification(memory).map_err(|_| Broken)?;
             let mut unannounced = false;
-            while let Some(chain) = self.queue.iter(memory).map_err(|_| Broken)?.next() {
-                if self.stop.load(Ordering::Acquire) {
+            while let Some(chain) = queue.iter(memory).map_err(|_| Broken)?.next() {
+                // A guest that never stops asking must not keep the device from being reset.
+                if stop.load(Ordering::Acquire) {
                     return Ok(());
                 }
                 let header = header(memory, &chain);
                 if unannounced && header.is_some_and(|header| may_take_long(header.opcode)) {
-                    self.announce(memory)?;
+                    self.announce(queue)?;
                 }
                 let head = chain.head_index();
-                let written = self.answer(memory, &chain, header)?;
-                self.queue.add_used(memory, head, written).map_err(|_| Broken)?;
+                let written = self.answer(&chain, header)?;
+                queue.add_used(memory, head, written).map_err(|_| Broken)?;
                 unannounced = true;
             }
             if unannounced {
-                self.announce(memory)?;
+                self.announce(queue)?;
             }
-            if !self.queue.enable_notification(memory).map_err(|_| Broken)? {
+            if !queue.enable_notification(memory).map_err(|_| Broken)? {
                 return Ok(());
             }
         }
     }
 
-    fn announce(&mut self, memory: &GuestMem) -> Result<(), Broken> {
-        if self.queue.needs_notification(memory).map_err(|_| Broken)? {
+    fn announce(&self, queue: &mut Queue) -> Result<(), Broken> {
+        if queue.needs_notification(&self.memory).map_err(|_| Broken)? {
             self.interrupt.used_buffers().map_err(|_| Broken)?;
         }
         Ok(())
     }
 
     /// Answers one request; returns the length of the reply.
-    fn answer(
-        &self,
-        memory: &GuestMem,
-        chain: &DescriptorChain<&GuestMem>,
-        header: Option<InHeader>,
-    ) -> Result<u32, Broken> {
+    fn answer(&self, chain: &DescriptorChain<&GuestMem>, header: Option<InHeader>) -> Result<u32, Broken> {
+        let memory = &self.memory;
         let reader = Reader::from_descriptor_chain(memory, chain.clone()).map_err(|_| Broken)?;
         let writer = VirtioFsWriter::new(memory, chain.clone()).map_err(|_| Broken)?;
         match self.server.handle_message(reader, Writer::VirtioFs(writer), None, None) {

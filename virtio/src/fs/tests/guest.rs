@@ -107,7 +107,7 @@ impl Guest {
             queue.set_avail_ring_address(Some((ring + AVAILABLE) as u32), Some(0));
             queue.set_used_ring_address(Some((ring + USED) as u32), Some(0));
             queue.set_ready(true);
-            let kick = EventFd::new(0).unwrap();
+            let kick = EventFd::new(EFD_NONBLOCK).unwrap();
             self.kicks.push(kick.try_clone().unwrap());
             queues.push(ActiveQueue { queue, kick });
         }

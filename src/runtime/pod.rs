@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use std::{io, thread};
 
 use anyhow::{Context, bail};
-use crx_proto::{ExitStatus, FrameError, GuestMessage, HostMessage, frame};
+use crx_proto::{ExitStatus, FrameError, GuestMessage, HostMessage, Stage, frame};
 use crx_virtio::fs::FsConfig;
 use crx_virtio::vsock::{GuestConnection, VsockConfig};
 use crx_vmm::{DeviceConfig, End, RunningVm, Vm, VmConfig};
@@ -207,8 +207,10 @@ struct Pod {
     outputs: usize,
     ended: Option<ExitStatus>,
     stamps: Vec<Stamp>,
-    /// Host's minus guest's CLOCK_MONOTONIC, known from the first message on.
-    clock_offset_ns: Option<i128>,
+    /// The guest's stages, on its own CLOCK_MONOTONIC in nanoseconds.
+    guest_stages: Vec<(Stage, u64)>,
+    /// Host's minus guest's CLOCK_MONOTONIC, in nanoseconds: the least that a stage's way to the host took.
+    clock_offset_ns: i128,
     /// Keeps the channel open while no other thread sends.
     _events: Sender<Event>,
 }
@@ -223,7 +225,8 @@ impl Pod {
             outputs,
             ended: None,
             stamps: Vec::new(),
-            clock_offset_ns: None,
+            guest_stages: Vec::new(),
+            clock_offset_ns: i128::MAX,
             _events: events,
         }
     }
@@ -237,7 +240,7 @@ impl Pod {
             }
             if self.ended.is_some() && self.outputs == 0 {
                 self.stamps.push(Stamp::now("vmm: output drained"));
-                return Ok(Report::Drained(std::mem::take(&mut self.stamps)));
+                return Ok(Report::Drained(self.timeline()));
             }
         }
     }
@@ -274,11 +277,9 @@ impl Pod {
                 self.greet();
             }
             GuestMessage::Stage { stage, monotonic_ns: guest_ns } => {
-                let offset_ns =
-                    self.clock_offset_ns.unwrap_or_else(|| i128::from(monotonic_ns()) - i128::from(guest_ns));
-                let host_ns = u64::try_from(i128::from(guest_ns) + offset_ns).unwrap_or(0);
-                self.stamps
-                    .push(Stamp { stage: format!("guest: {stage:?}").to_lowercase(), monotonic_ns: host_ns });
+                let offset_ns = i128::from(monotonic_ns()) - i128::from(guest_ns);
+                self.clock_offset_ns = self.clock_offset_ns.min(offset_ns);
+                self.guest_stages.push((stage, guest_ns));
             }
             GuestMessage::Started { .. } => frame::write(&self.caller, &Report::Started)?,
             GuestMessage::StartFailed(error) => {
@@ -295,6 +296,15 @@ impl Pod {
             GuestMessage::Log(text) => frame::write(&self.caller, &Report::Warning(text))?,
         }
         Ok(None)
+    }
+
+    /// Host's and guest's stages, all on the host's clock.
+    fn timeline(&self) -> Vec<Stamp> {
+        let on_host = |(stage, guest_ns): &(Stage, u64)| Stamp {
+            stage: format!("guest: {stage:?}").to_lowercase(),
+            monotonic_ns: u64::try_from(i128::from(*guest_ns) + self.clock_offset_ns).unwrap_or(0),
+        };
+        self.stamps.iter().cloned().chain(self.guest_stages.iter().map(on_host)).collect()
     }
 
     /// Sets the guest's clock and hands the container over.

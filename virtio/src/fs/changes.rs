@@ -103,8 +103,9 @@ impl CrxFs {
             }
             Err(error) => return Err(error.into()),
         };
+        let cache = file_cache(&node, &fd)?;
         let handle = self.files.add_file(node.id, fd);
-        Ok((self.entry(&node, &stat), handle, file_cache(&node)))
+        Ok((self.entry(&node, &stat), handle, cache))
     }
 
     /// UNLINK and RMDIR.

@@ -11,9 +11,11 @@
 //! - Below `rootfs...` of the share only the guest writes: names, attributes, missing names, directory listings and
 //!   file contents for a day. What the host changes there while the pod runs may stay unseen.
 //! - Everywhere else, volumes above all, host and guest write: names and attributes for one second, contents until
-//!   the file is opened again or its size changes.
+//!   the file's size changes or it is opened again after a change (as with NFS: who opens a file after the host
+//!   closed it sees what the host wrote).
 //!
-//! Writes go to the host at once. Locks (flock, POSIX) are kept by the guest's kernel: they work between the
+//! Writes go to the host at once. fsync waits for the host's disk; sync of the whole file system does not, the
+//! host's kernel writes back in its own time. Locks (flock, POSIX) are kept by the guest's kernel: they work between the
 //! containers of a pod, and do not reach the host or another pod that has the same volume.
 //!
 //! # What cannot be reached

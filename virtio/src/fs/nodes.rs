@@ -62,7 +62,19 @@ pub(super) struct Node {
     pub(super) writers: Writers,
     key: Key,
     place: Place,
+    opened: Mutex<Option<Contents>>,
 }
+
+/// What tells contents of a file from other contents of it, as long as the host's clock has gone on since.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Contents {
+    size: u64,
+    modified: (i64, u32),
+    changed: (i64, u32),
+}
+
+/// After this time a further change has another time stamp: the coarsest that file systems of Linux keep is 2 s.
+const SETTLED_SECONDS: i64 = 3;
 
 /// A node's inode, open for the time of a request.
 pub(super) enum NodeFd<'a> {
@@ -91,6 +103,21 @@ impl Node {
     /// The device of the inode.
     pub(super) fn device(&self) -> (u32, u32) {
         self.key.device
+    }
+
+    /// Whether the contents are those of the last OPEN, so that what the guest has read of them still holds.
+    /// `now` is the host's time in seconds.
+    pub(super) fn same_contents(&self, stat: &Statx, now: i64) -> bool {
+        let contents = Contents {
+            size: stat.stx_size,
+            modified: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+            changed: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        };
+        let settled = now.saturating_sub(contents.changed.0) >= SETTLED_SECONDS;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = *opened == Some(contents);
+        *opened = settled.then_some(contents);
+        same
     }
 
     /// Whether this node keeps a descriptor of the process.
@@ -155,6 +182,7 @@ impl Nodes {
             writers: Writers::Both,
             key: Key::of(&stat),
             place: Place::Descriptor(root),
+            opened: Mutex::default(),
         };
         let nodes = Self { root: Arc::new(root), descriptors, budget, table: Mutex::default() };
         nodes.clear();
@@ -214,7 +242,14 @@ impl Nodes {
         let id = table.next_id;
         table.next_id += 1;
         let kind = FileType::from_raw_mode(u32::from(stat.stx_mode));
-        let node = Arc::new(Node { id, kind, writers: parent.writers_of(name), key, place });
+        let node = Arc::new(Node {
+            id,
+            kind,
+            writers: parent.writers_of(name),
+            key,
+            place,
+            opened: Mutex::default(),
+        });
         table.known.insert(id, Known { node: Arc::clone(&node), lookups: 1 });
         table.by_key.insert(key, id);
         Ok((node, stat))

@@ -182,11 +182,15 @@ fn timeout(writers: Writers) -> Duration {
 }
 
 /// What the guest may keep in its page cache from one OPEN to the next.
-pub(super) fn file_cache(node: &Node) -> OpenOptions {
-    match node.writers {
-        Writers::Guest => OpenOptions::KEEP_CACHE,
-        Writers::Both => OpenOptions::empty(),
-    }
+pub(super) fn file_cache(node: &Node, fd: &OwnedFd) -> io::Result<OpenOptions> {
+    let keep = match node.writers {
+        Writers::Guest => true,
+        Writers::Both => {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+            node.same_contents(&stat(fd)?, now.tv_sec)
+        }
+    };
+    Ok(if keep { OpenOptions::KEEP_CACHE } else { OpenOptions::empty() })
 }
 
 /// An offset that a file can have.
@@ -304,7 +308,8 @@ impl FileSystem for CrxFs {
         self.files.check_room()?;
         let node = self.nodes.get(inode)?;
         let fd = self.open_node(&node, flags, fuse_flags)?;
-        Ok((Some(self.files.add_file(inode, fd)), file_cache(&node), None))
+        let cache = file_cache(&node, &fd)?;
+        Ok((Some(self.files.add_file(inode, fd)), cache, None))
     }
 
     fn create(

@@ -143,3 +143,28 @@ fn what_the_guests_kernel_can_do_alone_is_left_to_it() {
     let open = OpenIn::default();
     assert_eq!(guest.call(Opcode::CopyFileRange, node, open.as_slice()), Err(libc::ENOSYS));
 }
+
+#[test]
+fn pages_of_a_shared_file_are_kept_while_the_host_does_not_touch_it() {
+    let mut guest = Guest::mounted();
+    let path = guest.host("volumes/0/a");
+    std::fs::write(&path, "text").unwrap();
+    let node = guest.walk("volumes/0/a");
+    let node = guest.files.nodes.get(node).unwrap();
+    let stat =
+        |path: &std::path::Path| super::super::nodes::stat(std::fs::File::open(path).unwrap()).unwrap();
+    let first = stat(&path);
+    let later = first.stx_ctime.tv_sec + 10;
+    assert!(!node.same_contents(&first, later), "never opened");
+    assert!(node.same_contents(&first, later));
+    // Restored time stamps do not hide a change.
+    let times = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&path, "TEXT").unwrap();
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(times).unwrap();
+    let second = stat(&path);
+    assert!(!node.same_contents(&second, second.stx_ctime.tv_sec), "changed");
+    // Too fresh to tell from the next change within the same tick.
+    assert!(!node.same_contents(&second, later));
+    assert!(node.same_contents(&second, later));
+}

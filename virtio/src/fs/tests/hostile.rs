@@ -254,7 +254,7 @@ fn random_requests_neither_stop_the_device_nor_leave_the_share() {
         for path in ["rootfs/f", "rootfs/s", "rootfs/up", "rootfs/d"] {
             guest.walk(path);
         }
-        for _ in 0..10_000 {
+        for _ in 0..4_000 {
             let message = random_message(&mut numbers, &mut guest);
             let room = numbers.pick(&[0, 15, 16, 40, 120, 200, 4096, 70_000]);
             let queue = numbers.pick(&[HIPRIO, REQUESTS, REQUESTS, REQUESTS]);

@@ -14,7 +14,7 @@ pub(super) fn error(error: &anyhow::Error) {
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        let text = cause.to_string();
+        let text = without_error_number(&cause.to_string());
         if depth > 0 {
             line.push_str(": ");
         }
@@ -27,6 +27,14 @@ fn one_line(error: &anyhow::Error) -> String {
         }
     }
     line
+}
+
+/// Takes off the ` (os error N)` that std adds to the system's words.
+fn without_error_number(text: &str) -> String {
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) if text.ends_with(')') => words.to_owned(),
+        _ => text.to_owned(),
+    }
 }
 
 /// Prints clap's own message: help and version to stdout with code 0, mistakes to stderr with code 1, as runc.
@@ -45,5 +53,11 @@ mod tests {
     fn causes_follow_on_the_same_line() {
         let error = anyhow::anyhow!("no such\nfile").context("cannot open x");
         assert_eq!(one_line(&error), "cannot open x: no such\\nfile");
+    }
+
+    #[test]
+    fn the_system_s_words_stand_without_their_number() {
+        let error = anyhow::Error::from(std::io::Error::from_raw_os_error(2)).context("cannot open x");
+        assert_eq!(one_line(&error), "cannot open x: No such file or directory");
     }
 }

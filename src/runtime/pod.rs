@@ -57,8 +57,9 @@ pub(crate) fn main(caller: UnixStream) -> anyhow::Result<()> {
     let launch: Launch = frame::read(&caller)?;
     let (events, received) = channel();
     let report = caller.try_clone()?;
+    let left = share::leave_host().context("cannot make a mount namespace for the pod");
     hear_caller(caller, events.clone())?;
-    let last = match boot(&launch, &events) {
+    let last = match left.and_then(|()| boot(&launch, &events)) {
         Ok(stamps) => {
             let mut pod = Pod::new(launch, report.try_clone()?, events);
             pod.stamps.push(started);

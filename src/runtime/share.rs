@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use crx_proto::{BindSource, Mount, MountKind};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
     mount_remount, unmount,
@@ -17,12 +17,33 @@ use rustix::mount::{
 use super::channel::Launch;
 use crate::sys;
 
-/// Leaves the host's mount namespace and builds the share on the state directory.
+/// Leaves the host's mount namespace; without root's rights inside a user namespace that maps the caller to root.
+///
+/// Only a process without threads may do that (unshare(2), CLONE_NEWUSER).
+///
+/// # Errors
+/// The host does not let this user make namespaces.
+pub(crate) fn leave_host() -> anyhow::Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if user.is_root() {
+        return Ok(sys::unshare_mounts(false)?);
+    }
+    sys::unshare_mounts(true)?;
+    let write = |name: &str, text: String| -> anyhow::Result<()> {
+        let file = rustix::fs::openat(CWD, name, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
+        rustix::io::write(file, text.as_bytes())?;
+        Ok(())
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
+    write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+}
+
+/// Builds the share on the state directory. The process is in a mount namespace of its own already.
 ///
 /// # Errors
 /// A mount was refused.
 pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
-    own_namespace().context("cannot make a mount namespace for the pod")?;
     let share = launch.state_dir.as_path();
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("cannot separate the pod's mounts from the host's")?;
@@ -75,24 +96,20 @@ fn share_volume(mounts: &[Mount], number: usize, source: &Path, target: &Path) -
         mount_bind(source, target)?;
     }
     if mount.is_some_and(|mount| mount.flags & libc::MS_RDONLY != 0) {
-        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY | kept_flags(target)?, c"")?;
     }
     Ok(())
 }
 
-/// A mount namespace; without root's rights inside a user namespace that maps the caller to root.
-fn own_namespace() -> anyhow::Result<()> {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    if user.is_root() {
-        return Ok(sys::unshare_mounts(false)?);
-    }
-    sys::unshare_mounts(true)?;
-    let write = |name: &str, text: String| -> anyhow::Result<()> {
-        let file = rustix::fs::openat(CWD, name, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
-        rustix::io::write(file, text.as_bytes())?;
-        Ok(())
-    };
-    write("/proc/self/setgroups", "deny".to_owned())?;
-    write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
-    write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+/// The restrictions of a mount, which a remount in a user namespace must name again.
+fn kept_flags(target: &Path) -> rustix::io::Result<MountFlags> {
+    let now = statvfs(target)?.f_flag;
+    let pairs = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    Ok(pairs.iter().filter(|(flag, _)| now.contains(*flag)).map(|(_, flag)| *flag).collect())
 }

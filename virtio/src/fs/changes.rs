@@ -92,9 +92,11 @@ impl CrxFs {
                 (node, stat, fd)
             }
             Err(Errno::EXIST) if args.flags & libc::O_EXCL as u32 == 0 => {
-                let (node, stat) = self.nodes.find(&parent, name)?;
-                match self.open_node(&node, args.flags, args.fuse_flags) {
-                    Ok(fd) => (node, stat, fd),
+                let (node, _) = self.nodes.find(&parent, name)?;
+                let opened = self.open_node(&node, args.flags, args.fuse_flags);
+                // O_TRUNC may just have changed the size.
+                match opened.and_then(|fd| Ok((stat(&fd)?, fd))) {
+                    Ok((stat, fd)) => (node, stat, fd),
                     Err(error) => {
                         self.nodes.forget(node.id, 1);
                         return Err(error);

@@ -91,7 +91,11 @@ fn special_files_are_made_but_never_opened_on_the_host() {
     // CREATE of a name that is there must not open it either.
     assert_eq!(guest.create(rootfs, "fifo", libc::O_RDWR, 0o600).err(), Some(libc::ENXIO));
     assert_eq!(guest.create(rootfs, "regular", libc::O_RDWR | libc::O_EXCL, 0o600).err(), Some(libc::EEXIST));
-    assert!(guest.create(rootfs, "regular", libc::O_RDWR, 0o600).is_ok());
+    fs::write(guest.host("rootfs/regular"), "text").unwrap();
+    let (found, _) = guest.create(rootfs, "regular", libc::O_RDWR, 0o600).unwrap();
+    assert_eq!((found.nodeid, found.attr.size), (regular.nodeid, 4));
+    let (found, _) = guest.create(rootfs, "regular", libc::O_RDWR | libc::O_TRUNC, 0o600).unwrap();
+    assert_eq!((found.nodeid, found.attr.size), (regular.nodeid, 0));
     assert_eq!(make(&mut guest, "d", libc::S_IFDIR | 0o600, 0).err(), Some(libc::EINVAL));
 
     if super::root() {

@@ -23,14 +23,15 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
 
     let kvm = open_kvm()?;
     let vm = kvm.create_vm().kvm("cannot create a VM")?;
-    let memory = memory::create(&vm, config.memory_mib)?;
+    let owned = memory::create(&vm, config.memory_mib)?;
+    let memory = &owned.memory;
     irqchip::create(&vm)?;
 
     let console = debug_console.is_some();
     let mut gsis = Vec::new();
     let mut windows: Vec<MmioTransport> = Vec::with_capacity(devices.len());
     for (index, device) in devices.into_iter().enumerate() {
-        windows.push(attach::attach(&vm, &memory, index, devices::create(device)?)?);
+        windows.push(attach::attach(&vm, memory, index, devices::create(device)?)?);
         gsis.push(attach::gsi(index));
     }
     let serial = debug_console.map(|output| serial(&vm, output)).transpose()?;
@@ -38,15 +39,15 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
         gsis.push(layout::SERIAL_GSI);
     }
 
-    let loaded = boot::load_kernel(&memory, memory_bytes, &mut kernel, &config.kernel_path)?;
+    let loaded = boot::load_kernel(memory, memory_bytes, &mut kernel, &config.kernel_path)?;
     let initramfs =
-        boot::load_initramfs(&memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
+        boot::load_initramfs(memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
     let command_line = CommandLine::new(profile, console, windows.len(), &config.extra_command_line)?;
     let info = BootInfo { memory_bytes, vcpus, gsis: &gsis, command_line: &command_line, initramfs };
-    boot::write_structures(&memory, &info).map_err(VmError::BootStructures)?;
+    boot::write_structures(memory, &info).map_err(VmError::BootStructures)?;
 
     let vcpus = vcpus_of(&kvm, &vm, vcpus, loaded.entry)?;
-    Ok(Vm::new_built(vm, memory, Bus::new(windows, serial), vcpus, profile))
+    Ok(Vm::new_built(vm, owned, Bus::new(windows, serial), vcpus, profile))
 }
 
 fn open_kvm() -> Result<Kvm, VmError> {

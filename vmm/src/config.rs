@@ -17,7 +17,8 @@ const MAX_MEMORY_MIB: u32 = (1 << 20) - 1024;
 /// A VM.
 #[derive(Debug)]
 pub struct VmConfig {
-    /// Uncompressed ELF image of the guest kernel.
+    /// Uncompressed ELF image of the guest kernel. Guests map it and the initramfs: files that may be in use
+    /// are replaced (renamed over), never written in place.
     pub kernel: File,
     /// Where it is, for messages.
     pub kernel_path: PathBuf,

@@ -26,7 +26,7 @@ pub enum VmError {
     Kvm(&'static str, #[source] kvm_ioctls::Error),
     /// The host has no address space for the guest's memory.
     #[error("cannot map {0} MiB of guest memory")]
-    Memory(u32, #[source] vm_memory::mmap::FromRangesError),
+    Memory(u32, #[source] io::Error),
     /// The guest kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),

@@ -1,4 +1,5 @@
-//! Guest memory: anonymous, committed page by page as the guest touches it, one KVM slot per region.
+//! Guest memory: anonymous, committed page by page as the guest touches it, one KVM slot per region. Regions
+//! are aligned so that the host's huge pages, if its policy has them, are the guest's too.
 
 use crx_virtio::GuestMem;
 use kvm_bindings::kvm_userspace_memory_region;
@@ -6,15 +7,27 @@ use kvm_ioctls::VmFd;
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use crate::error::{KvmContext, VmError};
-use crate::{layout, sys};
+use crate::layout;
+use crate::sys::{self, OwnedRegion};
+
+/// The memory, and what keeps it mapped.
+pub(crate) struct OwnedMemory {
+    // First: the regions are unmapped when nobody else has the memory any more.
+    pub(crate) memory: GuestMem,
+    _regions: Vec<OwnedRegion>,
+}
 
 /// Maps the memory and shows it to KVM.
-pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<GuestMem, VmError> {
-    let ranges: Vec<_> = layout::memory_regions(u64::from(memory_mib) << 20)
-        .into_iter()
-        .map(|(start, bytes)| (GuestAddress(start), bytes as usize))
-        .collect();
-    let memory = GuestMem::from_ranges(&ranges).map_err(|source| VmError::Memory(memory_mib, source))?;
+pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<OwnedMemory, VmError> {
+    let cannot = |source| VmError::Memory(memory_mib, source);
+    let mut regions = Vec::new();
+    for (start, bytes) in layout::memory_regions(u64::from(memory_mib) << 20) {
+        let mapping = sys::map_anonymous(bytes as usize).map_err(cannot)?;
+        let region = OwnedRegion::new(mapping, GuestAddress(start));
+        regions.push(region.ok_or(std::io::ErrorKind::InvalidInput.into()).map_err(cannot)?);
+    }
+    let memory = GuestMem::from_arc_regions(regions.iter().map(OwnedRegion::region).collect())
+        .map_err(|error| cannot(std::io::Error::other(error)))?;
     for (slot, region) in memory.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
             slot: slot as u32,
@@ -25,5 +38,5 @@ pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<GuestMem, VmError> {
         };
         sys::set_memory_region(vm, slot, region).kvm("cannot add guest memory")?;
     }
-    Ok(memory)
+    Ok(OwnedMemory { memory, _regions: regions })
 }

@@ -1,13 +1,18 @@
 //! The only unsafe code of this crate: what KVM's interface shares with user space without Rust's rules.
 #![allow(unsafe_code)]
 
-use std::ptr::NonNull;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crx_virtio::GuestMem;
 use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, kvm_run, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuFd, VmFd};
-use vm_memory::GuestRegionMmap;
+use vm_memory::{GuestAddress, GuestMemory, GuestRegionMmap, MmapRegion};
 
 /// Shows a region to KVM.
 pub(crate) fn set_memory_region(
@@ -19,6 +24,105 @@ pub(crate) fn set_memory_region(
     // `_region`, which belongs to the guest memory that the VM owns as long as its vCPUs can run; Rust code
     // accesses it only through vm-memory's volatile accessors.
     unsafe { vm.set_user_memory_region(slot) }
+}
+
+/// Size of a huge page, and the alignment at which the host can use them for the guest.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Maps `bytes` of anonymous memory, aligned so that guest and host addresses agree within huge pages.
+pub(crate) fn map_anonymous(bytes: usize) -> io::Result<Mapping> {
+    let reserved = bytes.checked_add(HUGE_PAGE_BYTES).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping at an address that the kernel chooses touches nobody's memory.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            reserved,
+            PROTECTION,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // The few unaligned pages around it stay reserved and are never touched: cheaper than giving them back.
+    let aligned = start.addr().next_multiple_of(HUGE_PAGE_BYTES) - start.addr();
+    Ok(Mapping { start: start.cast(), reserved, aligned, bytes })
+}
+
+/// Readable and writable.
+const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// A mapping that is removed when nothing refers to it any more.
+pub(crate) struct Mapping {
+    start: *mut u8,
+    reserved: usize,
+    /// Offset and size of the part that is used.
+    aligned: usize,
+    bytes: usize,
+}
+
+// SAFETY: needed because of the pointer, which is only used to make the region and to unmap it.
+unsafe impl Send for Mapping {}
+
+/// Guest memory that owns its mapping.
+pub(crate) struct OwnedRegion {
+    region: Arc<GuestRegionMmap<()>>,
+    mapping: Mapping,
+}
+
+impl OwnedRegion {
+    /// Makes a mapping guest memory at `address`; `None` if it would end behind the last address.
+    pub(crate) fn new(mapping: Mapping, address: GuestAddress) -> Option<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let start = mapping.start.wrapping_add(mapping.aligned);
+        // SAFETY: needed because vm-memory cannot choose an alignment. The range is the mapping's own, and
+        // the mapping outlives the region: see `drop`.
+        let region = unsafe { MmapRegion::build_raw(start, mapping.bytes, PROTECTION, flags) }.ok()?;
+        let region = Arc::new(GuestRegionMmap::new(region, address)?);
+        Some(Self { region, mapping })
+    }
+
+    /// The region, for the guest's memory.
+    pub(crate) fn region(&self) -> Arc<GuestRegionMmap<()>> {
+        self.region.clone()
+    }
+}
+
+impl Drop for OwnedRegion {
+    fn drop(&mut self) {
+        // Somebody still has the guest's memory: better it stays mapped for ever than until now.
+        if Arc::get_mut(&mut self.region).is_none() {
+            return;
+        }
+        // SAFETY: the mapping is ours, and the region, which is the only one left, is not used again: its
+        // own drop does not touch memory that it did not map.
+        unsafe { libc::munmap(self.mapping.start.cast(), self.mapping.reserved) };
+    }
+}
+
+/// Replaces guest memory by a private mapping of a file's pages: nothing is read until the guest does, and
+/// what it does not change is shared with all other guests. All three numbers must be multiples of pages.
+pub(crate) fn map_file(memory: &GuestMem, file: &File, offset: u64, address: u64, bytes: usize) -> bool {
+    let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+    // One slice: the range is guest memory, and all in one region.
+    let Ok(slice) = memory.get_slice(GuestAddress(address), bytes) else { return false };
+    let start = slice.ptr_guard_mut().as_ptr();
+    // SAFETY: needed because vm-memory maps regions only as a whole. MAP_FIXED replaces exactly the pages of
+    // `slice`, which lie in a mapping of guest memory; they stay readable and writable, and Rust code
+    // accesses them only through vm-memory's volatile accessors, so nothing depends on what they held.
+    let mapped = unsafe {
+        libc::mmap(
+            start.cast(),
+            bytes,
+            PROTECTION,
+            libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            file.as_raw_fd(),
+            offset,
+        )
+    };
+    mapped == start.cast()
 }
 
 /// What KVM says about an internal error.

@@ -10,12 +10,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crx_virtio::GuestMem;
 use kvm_ioctls::VmFd;
 
 use crate::bus::Bus;
 use crate::config::VmConfig;
 use crate::error::VmError;
+use crate::memory::OwnedMemory;
 use crate::vcpu::{Shared, Vcpu, VcpuError, VcpuState, VcpuThread};
 use crate::{HostProfile, builder, sys};
 
@@ -64,7 +64,7 @@ pub struct Vm {
     profile: HostProfile,
     // Last: KVM's slots and Rust's mappings go when nothing can run any more.
     vm: VmFd,
-    memory: GuestMem,
+    memory: OwnedMemory,
 }
 
 impl Vm {
@@ -78,7 +78,7 @@ impl Vm {
 
     pub(crate) fn new_built(
         vm: VmFd,
-        memory: GuestMem,
+        memory: OwnedMemory,
         bus: Bus,
         vcpus: Vec<Vcpu>,
         profile: HostProfile,
@@ -94,15 +94,16 @@ impl Vm {
         sys::handle_kicks();
         let (sender, ends) = channel();
         let bus = Arc::new(self.bus);
+        let memory = self.memory.memory.clone();
         let mut running = RunningVm {
             vcpus: Vec::with_capacity(self.vcpus.len()),
             bus: bus.clone(),
             ends,
             sender: sender.clone(),
             _vm: self.vm,
-            _memory: self.memory.clone(),
+            _memory: self.memory,
         };
-        let shared = Shared { bus, memory: self.memory, profile: self.profile, ends: sender };
+        let shared = Shared { bus, memory, profile: self.profile, ends: sender };
         for vcpu in self.vcpus {
             let thread = VcpuThread::spawn(vcpu, shared.clone())
                 .map_err(|source| VmError::Host("cannot start a vCPU thread", source))?;
@@ -119,7 +120,7 @@ pub struct RunningVm {
     ends: Receiver<End>,
     sender: Sender<End>,
     _vm: VmFd,
-    _memory: GuestMem,
+    _memory: OwnedMemory,
 }
 
 impl RunningVm {

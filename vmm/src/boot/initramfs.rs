@@ -5,12 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crx_virtio::GuestMem;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::file::{self, PAGE_BYTES};
 use crate::layout;
-
-/// Linux takes memory in pages.
-const PAGE_BYTES: u64 = 4096;
 
 /// An initramfs that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -50,19 +47,18 @@ pub(crate) fn load(
     if bytes == 0 {
         return Err(InitramfsError::Empty(path.into()));
     }
-    let address = place(memory_bytes, kernel_end, bytes).map_err(|needed| InitramfsError::TooBig {
+    let address = highest(memory_bytes, kernel_end, bytes).map_err(|needed| InitramfsError::TooBig {
         path: path.into(),
         memory_mib: memory_bytes >> 20,
         needed_mib: needed.div_ceil(1 << 20),
     })?;
-    memory
-        .read_exact_volatile_from(GuestAddress(address), file, bytes as usize)
+    file::place(memory, file, 0, address, bytes)
         .map_err(|source| InitramfsError::Load(path.into(), source))?;
     Ok((address, bytes))
 }
 
 /// The highest page where it fits, or how much memory it would take.
-fn place(memory_bytes: u64, kernel_end: u64, bytes: u64) -> Result<u64, u64> {
+fn highest(memory_bytes: u64, kernel_end: u64, bytes: u64) -> Result<u64, u64> {
     let top = memory_bytes.min(layout::LOW_MEMORY_END);
     let needed = kernel_end.saturating_add(bytes).next_multiple_of(PAGE_BYTES);
     top.checked_sub(bytes).map(|at| at & !(PAGE_BYTES - 1)).filter(|at| *at >= kernel_end).ok_or(needed)
@@ -76,15 +72,15 @@ mod tests {
 
     #[test]
     fn ends_at_the_top_of_low_memory() {
-        assert_eq!(place(128 * MIB, 32 * MIB, 5000), Ok(128 * MIB - 8192));
-        assert_eq!(place(128 * MIB, 32 * MIB, 4096), Ok(128 * MIB - 4096));
-        assert_eq!(place(8 << 30, 32 * MIB, 4096), Ok(layout::LOW_MEMORY_END - 4096));
+        assert_eq!(highest(128 * MIB, 32 * MIB, 5000), Ok(128 * MIB - 8192));
+        assert_eq!(highest(128 * MIB, 32 * MIB, 4096), Ok(128 * MIB - 4096));
+        assert_eq!(highest(8 << 30, 32 * MIB, 4096), Ok(layout::LOW_MEMORY_END - 4096));
     }
 
     #[test]
     fn does_not_touch_the_kernel() {
-        assert_eq!(place(64 * MIB, 32 * MIB, 32 * MIB), Ok(32 * MIB));
-        assert_eq!(place(64 * MIB, 32 * MIB, 32 * MIB + 1), Err(64 * MIB + 4096));
-        assert_eq!(place(16 * MIB, 32 * MIB, 64 * MIB), Err(96 * MIB));
+        assert_eq!(highest(64 * MIB, 32 * MIB, 32 * MIB), Ok(32 * MIB));
+        assert_eq!(highest(64 * MIB, 32 * MIB, 32 * MIB + 1), Err(64 * MIB + 4096));
+        assert_eq!(highest(16 * MIB, 32 * MIB, 64 * MIB), Err(96 * MIB));
     }
 }

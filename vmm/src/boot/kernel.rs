@@ -1,14 +1,14 @@
 //! The guest kernel: an uncompressed ELF `vmlinux`, entered at its 64-bit entry point. The headers are parsed
-//! once, without I/O, into an [`Image`] that fits the guest; then each segment is read from the file straight
-//! into guest memory, which is zero already where the file has nothing.
+//! once, without I/O, into an [`Image`] that fits the guest; then each segment is mapped from the file into guest
+//! memory, which is zero already where the file has nothing.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crx_virtio::GuestMem;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::file::place;
 use crate::layout;
 
 /// The ELF header and the program headers are at the beginning of any vmlinux; Linux has 5 of them.
@@ -107,9 +107,7 @@ pub(crate) fn load(
     let image = parse(&header, file_bytes, memory_bytes.min(layout::LOW_MEMORY_END))
         .map_err(|fault| KernelError::Elf(path.into(), fault))?;
     for segment in image.segments.iter().filter(|segment| segment.file_bytes > 0) {
-        file.seek(SeekFrom::Start(segment.offset)).map_err(read)?;
-        memory
-            .read_exact_volatile_from(GuestAddress(segment.start), file, segment.file_bytes as usize)
+        place(memory, file, segment.offset, segment.start, segment.file_bytes)
             .map_err(|source| KernelError::Load(path.into(), source))?;
     }
     let end = image.segments.iter().map(|segment| segment.end).max().unwrap_or(layout::HIGH_MEMORY);

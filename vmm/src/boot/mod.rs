@@ -2,6 +2,7 @@
 //! MP table, `boot_params`, page tables and descriptors. Before: `memory`. Next: the boot vCPU's registers.
 
 mod cmdline;
+mod file;
 mod initramfs;
 mod kernel;
 mod params;

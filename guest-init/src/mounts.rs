@@ -93,14 +93,6 @@ impl Pod {
             _ => Ok(()),
         }
     }
-
-    /// How many processes the kernel ended in this pod for lack of memory, since it booted.
-    pub(crate) fn oom_kills(&mut self) -> u64 {
-        if self.need_proc().is_err() {
-            return 0;
-        }
-        std::fs::read_to_string("/proc/vmstat").map_or(0, |text| counter(&text, "oom_kill"))
-    }
 }
 
 /// The value of `name` in a file of `name value` lines; 0 if it is not there.

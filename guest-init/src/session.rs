@@ -208,7 +208,7 @@ impl Session<'_> {
         if !drained {
             return;
         }
-        let status = exit_status(*status, || self.container.cgroup.ran_out_of_memory(&mut self.pod));
+        let status = exit_status(*status, || self.container.cgroup.ran_out_of_memory());
         sync_share();
         self.host.send(&GuestMessage::Exited(status));
         self.phase = Phase::Reported;

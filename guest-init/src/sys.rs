@@ -371,3 +371,14 @@ pub(crate) fn unshare_cgroup() -> io::Result<()> {
     check(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }))?;
     Ok(())
 }
+
+/// The newest lines of the kernel's log, at most 16 KiB; empty if it cannot be read.
+pub(crate) fn kernel_log_tail() -> Vec<u8> {
+    const SYSLOG_ACTION_READ_ALL: libc::c_int = 3; // include/linux/syslog.h
+    let mut log = vec![0_u8; 16 << 10];
+    // SAFETY: klogctl has no safe wrapper; it writes at most the length it is given, which is the buffer's.
+    let length =
+        unsafe { libc::klogctl(SYSLOG_ACTION_READ_ALL, log.as_mut_ptr().cast(), log.len() as libc::c_int) };
+    log.truncate(usize::try_from(length).unwrap_or(0));
+    log
+}

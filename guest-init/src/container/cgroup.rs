@@ -78,14 +78,20 @@ impl Cgroup {
 
     /// The kernel ended a process for lack of memory: one of this cgroup, or, if nothing is accounted here, one
     /// of the pod.
-    pub(crate) fn ran_out_of_memory(&self, pod: &mut Pod) -> bool {
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
         let own = || {
             let file =
                 openat(&self.directory, "memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
             file.and_then(|file| read(&file)).map_or(0, |text| counter(&text, "oom_kill"))
         };
-        (self.has_memory && own() > 0) || pod.oom_kills() > 0
+        (self.has_memory && own() > 0) || says_killed(&sys::kernel_log_tail())
     }
+}
+
+/// The kernel's log tells that it ended a process for lack of memory (mm/oom_kill.c, __oom_kill_process).
+fn says_killed(log: &[u8]) -> bool {
+    const WORDS: &[u8] = b"ut of memory: Killed process";
+    log.windows(WORDS.len()).any(|window| window == WORDS)
 }
 
 impl AsFd for Cgroup {
@@ -208,6 +214,13 @@ fn io_line(limit: &IoDeviceLimit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_s_words_about_a_killed_process_are_known() {
+        assert!(says_killed(b"<3>[ 1.2] Out of memory: Killed process 7 (tail)"));
+        assert!(says_killed(b"Memory cgroup out of memory: Killed process 7 (tail)"));
+        assert!(!says_killed(b"out of luck"));
+    }
 
     #[test]
     fn limits_become_files_and_only_their_controllers() {

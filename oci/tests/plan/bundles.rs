@@ -91,5 +91,5 @@ fn the_default_configuration_is_runcs() {
     let text = crx_oci::default_spec();
     assert!(text.starts_with("{\n\t\"ociVersion\": \"1.0.2-dev\",\n\t\"process\": {\n"));
     assert!(text.ends_with("\n\t\t]\n\t}\n}"));
-    assert_eq!(text.len(), 2560);
+    assert_eq!(text.len(), 2592);
 }

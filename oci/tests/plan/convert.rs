@@ -15,6 +15,7 @@ fn the_default_configuration() {
         NamespaceKind::Ipc,
         NamespaceKind::Uts,
         NamespaceKind::Mount,
+        NamespaceKind::Cgroup,
     ];
     assert_eq!(kinds, expected);
     assert_eq!((plan.hostname.as_deref(), plan.domainname, plan.rootfs_readonly), (Some("runc"), None, true));

@@ -38,7 +38,7 @@ enum Phase {
 
 struct Session<'a> {
     host: &'a mut Host,
-    pod: Pod,
+
     container: Container,
     reaper: Reaper,
     relays: Relays,
@@ -51,7 +51,7 @@ pub(crate) fn run(host: &mut Host, mut pod: Pod, plan: &Plan) {
         Ok((container, relays, reaper)) => {
             host.stage(Stage::Executed);
             host.send(&GuestMessage::Started { pid: container.pid });
-            Session { host, pod, container, reaper, relays, phase: Phase::Running }.run();
+            Session { host, container, reaper, relays, phase: Phase::Running }.run();
         }
         Err(error) => {
             host.send(&GuestMessage::StartFailed(error));

@@ -9,7 +9,7 @@ use rustix::io::{self, Errno};
 
 use super::device_program;
 use crate::failure::{failed, refused};
-use crate::mounts::{Pod, counter};
+use crate::mounts::counter;
 use crate::sys;
 
 /// Most bytes read of a control file.

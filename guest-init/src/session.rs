@@ -38,7 +38,6 @@ enum Phase {
 
 struct Session<'a> {
     host: &'a mut Host,
-
     container: Container,
     reaper: Reaper,
     relays: Relays,

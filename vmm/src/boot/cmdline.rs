@@ -7,11 +7,11 @@ use crate::HostProfile;
 use crate::layout::{COMMAND_LINE_MAX_BYTES, FIRST_DEVICE_GSI, MMIO_WINDOWS};
 
 /// Every guest (rootfs/README.md, "Command line").
-const WORDS: &str = "panic=-1 oops=panic reboot=k noreplace-smp dummy.numdummies=0 rcupdate.rcu_expedited=1 \
-                     random.trust_cpu=on";
+const WORDS: &str = "panic=-1 oops=panic reboot=k noreplace-smp tsc=reliable swiotlb=noforce rootfstype=ramfs \
+                     dummy.numdummies=0 rcupdate.rcu_expedited=1";
 
 /// Guests on the PVM backend (rootfs/README.md, "Command line").
-const PVM_WORDS: &str = "crx_pvm rodata=off nopti mitigations=off";
+const PVM_WORDS: &str = "crx_pvm rodata=off mitigations=off";
 
 /// With a debug console: from the first line on.
 const CONSOLE_WORDS: &str = "console=ttyS0 earlyprintk=ttyS0";

@@ -19,6 +19,9 @@ const OWN_ROOT: &str = "/mnt";
 /// Where the pod's cgroup tree is mounted: not below /sys, which sysfs may cover later.
 const CGROUP: &str = "/cgroup";
 
+/// Whether BPF programs are compiled (Documentation/admin-guide/sysctl/net.rst).
+const BPF_JIT_ENABLE: &str = "/proc/sys/net/core/bpf_jit_enable";
+
 /// Pseudo file systems are mounted with these.
 const PSEUDO: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV);
 
@@ -28,6 +31,8 @@ pub(crate) struct Pod {
     prepared: Result<(), StartError>,
     /// Where its cgroup tree is mounted.
     cgroup: &'static str,
+    /// The kernel's BPF compiler is off.
+    bpf_interpreted: bool,
     proc: bool,
     sys: bool,
     dev: bool,
@@ -40,7 +45,7 @@ impl Pod {
             mount("cgroup2", CGROUP, "cgroup2", PSEUDO, c"nsdelegate,memory_recursiveprot")
                 .map_err(|error| failed("pod", "mount cgroup2", error))
         });
-        Self { prepared, cgroup: CGROUP, proc: false, sys: false, dev: false }
+        Self { prepared, cgroup: CGROUP, bpf_interpreted: false, proc: false, sys: false, dev: false }
     }
 
     /// Mounts the share, if everything before it worked.
@@ -58,7 +63,7 @@ impl Pod {
     /// A pod that is this machine, for tests.
     #[cfg(test)]
     pub(crate) fn this_machine(cgroup: &'static str) -> Self {
-        Self { prepared: Ok(()), cgroup, proc: true, sys: true, dev: true }
+        Self { prepared: Ok(()), cgroup, bpf_interpreted: true, proc: true, sys: true, dev: true }
     }
 
     /// The path of a cgroup.
@@ -73,6 +78,23 @@ impl Pod {
             self.proc = true;
         }
         Ok(())
+    }
+
+    /// Has BPF programs interpreted from now on. The first that is compiled costs the kernel 2 MiB of memory with
+    /// the protection of each page changed, seconds where guest kernels are slow; a container's programs are
+    /// short, and run when a device is opened or, for system calls that depend on arguments, rarely.
+    pub(crate) fn interpret_bpf(&mut self) {
+        if !self.bpf_interpreted && self.need_proc().is_ok() {
+            // A kernel without the switch has no compiler, or one that cannot be turned off.
+            self.bpf_interpreted = std::fs::write(BPF_JIT_ENABLE, "0").is_ok();
+        }
+    }
+
+    /// Has BPF programs compiled again: those of the container itself may be long and busy.
+    pub(crate) fn compile_bpf(&mut self) {
+        if std::mem::take(&mut self.bpf_interpreted) {
+            let _ = std::fs::write(BPF_JIT_ENABLE, "1");
+        }
     }
 
     /// Mounts what `path`, a path of the pod that a container asks for, is on.

@@ -50,6 +50,7 @@ pub(crate) fn run(host: &mut Host, mut pod: Pod, plan: &Plan) {
         Ok((container, relays, reaper)) => {
             host.stage(Stage::Executed);
             host.send(&GuestMessage::Started { pid: container.pid });
+            pod.compile_bpf();
             Session { host, container, reaper, relays, phase: Phase::Running }.run();
         }
         Err(error) => {

@@ -67,6 +67,9 @@ impl<'p> Prepared<'p> {
         let namespaces = Namespaces::open(plan, pod)?;
         mount_what_is_used(plan, pod)?;
         set_kernel_parameters(plan, pod)?;
+        if has_programs(plan) {
+            pod.interpret_bpf();
+        }
         let root =
             pod.cgroup_root().map_err(|error| failed("linux.resources", "open the cgroup tree", error))?;
         let cgroup = Cgroup::create(plan, &root)?;
@@ -106,6 +109,12 @@ impl<'p> Prepared<'p> {
             cloned_ns,
         })
     }
+}
+
+/// The container has BPF programs of its own, and does not say itself how they are to run.
+fn has_programs(plan: &Plan) -> bool {
+    let says_how = plan.sysctl.iter().any(|(name, _)| name.ends_with("bpf_jit_enable"));
+    !says_how && (!plan.cgroup.devices.is_empty() || plan.seccomp.is_some())
 }
 
 /// Mounts the pod's own file systems that the plan refers to.

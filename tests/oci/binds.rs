@@ -71,8 +71,6 @@ fn binds_show_the_host_s_files_and_change_them() {
         return;
     }
     let bundle = bundle();
-    let tree = bundle.path().join("host/tree");
-    let _tree = Tree::new(&tree);
     let questions = facts::script(&[
         ("mountinfo", "cat /proc/self/mountinfo"),
         ("directory", "cat /b/dir/in"),
@@ -104,6 +102,9 @@ fn binds_show_the_host_s_files_and_change_them() {
     fs::write(bundle.path().join("host/dir/gone"), "").unwrap();
     fs::write(bundle.path().join("host/dir/disappearing"), "").unwrap();
     let bundle = bundle.script(&format!("{questions}\necho ready\n{later}\nexit 0\n"));
+    // After the bundle, so that it is unmounted before the bundle's directory is removed.
+    let tree = bundle.path().join("host/tree");
+    let _tree = Tree::new(&tree);
     let mut running = bundle.command().start();
     running.wait_for("\nready\n");
     let dir = bundle.path().join("host/dir");

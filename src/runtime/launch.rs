@@ -84,17 +84,17 @@ pub(crate) fn run(mut request: Request) -> anyhow::Result<u8> {
     hear_signals(events.clone())?;
     let pod = PodProcess::start(&request, &state, events)?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
-    let raw = terminal.then(RawTerminal::new).transpose().context("cannot use the terminal")?;
     let mut caller = Caller {
         request: &mut request,
         state: &state,
         pod,
         started: false,
         ended: None,
+        raw: None,
         told_to_wait: false,
     };
     let result = caller.follow(&received);
-    drop(raw);
+    drop(caller.raw.take());
     caller.pod.end();
     if let (Ok(_), true) = (&result, request.timing) {
         request.stamps.push(Stamp::now("crx: VMM process gone"));
@@ -192,6 +192,8 @@ struct Caller<'a> {
     pod: PodProcess,
     started: bool,
     ended: Option<ExitStatus>,
+    /// The terminal, while the container has it.
+    raw: Option<RawTerminal>,
     told_to_wait: bool,
 }
 
@@ -225,6 +227,10 @@ impl Caller<'_> {
                 self.show_waiting(false);
                 self.request.stamps.push(Stamp::now("crx: container started"));
                 self.started = true;
+                if self.request.launch.plan.process.terminal.is_some() {
+                    // Not before: until the container can take them, Ctrl-C and the like are for crx.
+                    self.raw = Some(RawTerminal::new().context("cannot use the terminal")?);
+                }
                 let pid = self.pod.child.id();
                 self.state.write(&describe(self.request, Some(pid)))?;
                 if let Some(pid_file) = &self.request.pid_file {

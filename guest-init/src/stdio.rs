@@ -120,6 +120,9 @@ impl Relay {
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             match splice(source, None, sink, None, SPLICE_BYTES, flags) {
                 Ok(0) => return self.end(),
+                // Fewer than asked for: most likely there is no more, and asking for it would have the kernel
+                // allocate pages for nothing.
+                Ok(moved) if moved < SPLICE_BYTES => break,
                 Ok(_) => blamed = Waiting::Source,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {

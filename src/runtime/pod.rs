@@ -15,10 +15,11 @@ use crx_proto::{ExitStatus, FrameError, GuestMessage, HostMessage, Stage, frame}
 use crx_virtio::fs::FsConfig;
 use crx_virtio::vsock::{GuestConnection, VsockConfig};
 use crx_vmm::{DeviceConfig, End, RunningVm, Vm, VmConfig};
+use rustix::termios::Termios;
 
 use super::channel::{Command, Launch, Report};
 use super::timeline::{Stamp, monotonic_ns};
-use super::{exit, relay, share};
+use super::{exit, relay, share, terminal};
 use crate::sys;
 
 /// The guest's address. One pod per VMM process and no kernel vsock: every pod can have the same.
@@ -55,10 +56,11 @@ pub(crate) fn main(caller: UnixStream) -> anyhow::Result<()> {
     }
     let started = Stamp::now("vmm: process started");
     let launch: Launch = frame::read(&caller)?;
+    let terminal_mode = launch.plan.process.terminal.and_then(|_| terminal::mode());
     let (events, received) = channel();
     let report = caller.try_clone()?;
     let left = share::leave_host().context("cannot make a mount namespace for the pod");
-    hear_caller(caller, events.clone())?;
+    hear_caller(caller, events.clone(), terminal_mode)?;
     let last = match left.and_then(|()| boot(&launch, &events)) {
         Ok(stamps) => {
             let mut pod = Pod::new(launch, report.try_clone()?, events);
@@ -73,13 +75,19 @@ pub(crate) fn main(caller: UnixStream) -> anyhow::Result<()> {
     Ok(frame::write(&report, &last)?)
 }
 
-/// Hears the caller on a thread of its own. When the caller is gone the process ends there and then.
-fn hear_caller(caller: UnixStream, events: Sender<Event>) -> io::Result<()> {
+/// Hears the caller on a thread of its own. When the caller is gone the process ends there and then, and gives the
+/// terminal the mode back that it had.
+fn hear_caller(caller: UnixStream, events: Sender<Event>, terminal_mode: Option<Termios>) -> io::Result<()> {
     thread::Builder::new().name("crx-caller".to_owned()).spawn(move || {
         while let Ok(command) = frame::read(&caller) {
             if events.send(Event::Command(command)).is_err() {
                 return;
             }
+        }
+        if let Some(mode) = terminal_mode {
+            // The caller made it raw and was killed. A shell may have the terminal back already.
+            sys::ignore_signal(libc::SIGTTOU);
+            terminal::set_mode(&mode);
         }
         std::process::exit(i32::from(exit::FAILURE));
     })?;

@@ -25,9 +25,18 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // The terminal may be gone: then there is nothing to restore.
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+        set_mode(&self.before);
     }
+}
+
+/// The mode of the terminal on stdin, if it is one.
+pub(crate) fn mode() -> Option<Termios> {
+    tcgetattr(stdin()).ok()
+}
+
+/// Sets the mode of the terminal on stdin. It may be gone: then there is nothing to set.
+pub(crate) fn set_mode(mode: &Termios) {
+    let _ = tcsetattr(stdin(), OptionalActions::Now, mode);
 }
 
 /// Whether stdin is a terminal.

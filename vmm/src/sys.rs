@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crx_virtio::GuestMem;
-use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, kvm_run, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_EXIT_INTERNAL_ERROR, kvm_run, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{GuestAddress, GuestMemory, GuestRegionMmap, MmapRegion};
 
@@ -223,4 +223,24 @@ pub(crate) fn handle_kicks() {
         action.sa_sigaction = nothing as *const () as usize;
         libc::sigaction(kick_signal(), &raw const action, std::ptr::null_mut());
     }
+}
+
+/// Reads a vCPU's extended register state, as bytes of the standard XSAVE format.
+pub(crate) fn read_xsave(vcpu: &VcpuFd, state: &mut [u8; 4096]) -> Result<(), kvm_ioctls::Error> {
+    let xsave = vcpu.get_xsave()?;
+    for (bytes, word) in state.chunks_exact_mut(4).zip(xsave.region) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    Ok(())
+}
+
+/// Sets a vCPU's extended register state.
+pub(crate) fn write_xsave(vcpu: &VcpuFd, state: &[u8; 4096]) -> Result<(), kvm_ioctls::Error> {
+    let mut xsave = kvm_xsave::default();
+    for (bytes, word) in state.chunks_exact(4).zip(&mut xsave.region) {
+        *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    }
+    // SAFETY: unsafe because KVM reads beyond the structure where a process has enabled larger dynamic features
+    // (AMX) for its guests with arch_prctl; this process never does.
+    unsafe { vcpu.set_xsave(&xsave) }
 }

@@ -7,11 +7,14 @@ use crate::End;
 use crate::bus::Bus;
 
 use super::failure::FailedRun;
+use super::xsave;
 
 /// What the vCPU does next.
 pub(crate) enum Outcome {
     /// It goes on.
     Resume,
+    /// The guest's kernel wants its extended registers saved or restored.
+    ExtendedState(xsave::Request),
     /// The guest has ended.
     End(End),
     /// Three faults in a row; the registers say where.
@@ -29,6 +32,9 @@ pub(crate) fn handle(exit: VcpuExit<'_>, bus: &Bus) -> Outcome {
         VcpuExit::MmioWrite(address, data) => bus.write_memory(address, data),
         VcpuExit::IoIn(port, data) => bus.read_port(port, data),
         VcpuExit::IoOut(port, data) => {
+            if let Some(request) = xsave::Request::parse(port, data) {
+                return Outcome::ExtendedState(request);
+            }
             if let Some(end) = bus.write_port(port, data) {
                 return Outcome::End(end);
             }
@@ -96,6 +102,7 @@ mod tests {
         let out = |port, data: &[u8]| handle(VcpuExit::IoOut(port, data), &bus);
         assert!(matches!(out(0x604, &[0, 0x20]), Outcome::End(End::PowerOff)));
         assert!(matches!(out(0x64, &[0xfe]), Outcome::End(End::Reset)));
+        assert!(matches!(out(0x508, &[0; 4]), Outcome::ExtendedState(_)));
         assert!(matches!(out(0x506, b"Oops\n"), Outcome::Resume));
         assert!(matches!(out(0x505, &[1]), Outcome::End(End::Panic { log }) if log == "Oops\n"));
         assert!(matches!(handle(VcpuExit::Shutdown, &bus), Outcome::TripleFault));

@@ -3,6 +3,7 @@
 mod exit;
 mod failure;
 mod run;
+mod xsave;
 
 use std::io;
 use std::sync::Arc;

@@ -26,6 +26,14 @@ pub(super) fn run(index: u8, vcpu: &mut VcpuFd, shared: &Shared, stopping: &Atom
         };
         match outcome {
             Outcome::Resume => {}
+            // Real hardware has the instructions; there the ports are not there either.
+            Outcome::ExtendedState(_) if shared.profile != HostProfile::Pvm => {}
+            Outcome::ExtendedState(request) => {
+                if let Err(run) = request.serve(vcpu, &shared.memory) {
+                    let state = VcpuState::read(vcpu, &shared.memory, vec![]);
+                    return Some(End::Failed(VcpuError { vcpu: index, run, state }));
+                }
+            }
             Outcome::End(end) => return Some(end),
             Outcome::TripleFault => {
                 return Some(End::TripleFault {

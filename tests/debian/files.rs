@@ -29,7 +29,7 @@ fn small_files_are_created_renamed_and_removed() {
     if !need::met(&[Need::Container, Need::Debian, Need::Program("prlimit")]) {
         return;
     }
-    let count = scale::count("small files", 10_000, 500);
+    let count = scale::count("small files", 10_000, 200);
     let bundle = Bundle::debian().args(&["perl", "-e", WORK, &count.to_string()]);
     // Fewer descriptors than files: the server must not need one for each.
     let outcome = bundle.command().wrapped(&["prlimit", "--nofile=1024:"]).run().expect(0);

@@ -16,8 +16,8 @@ const PVM_WORDS: &str = "crx_pvm crx_pvm_xsave rodata=off mitigations=off";
 /// With a debug console: from the first line on.
 const CONSOLE_WORDS: &str = "console=ttyS0 earlyprintk=ttyS0";
 
-/// Without one: nothing to print to, and no port to look for.
-const QUIET_WORDS: &str = "quiet 8250.nr_uarts=0";
+/// Without one: nothing to print to, no port to look for, and of the boot only warnings and worse are kept.
+const QUIET_WORDS: &str = "quiet printk_boot_level=4 8250.nr_uarts=0";
 
 /// A command line that cannot be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +93,14 @@ mod tests {
         let plain = line(HostProfile::Hardware, false, 0);
         assert!(!plain.contains("crx_pvm") && !plain.contains("mitigations") && !plain.contains("console"));
         assert_eq!(line(HostProfile::Pvm, false, 0), format!("{plain} {PVM_WORDS}"));
+    }
+
+    #[test]
+    fn a_debug_console_shows_the_whole_boot() {
+        for word in QUIET_WORDS.split(' ') {
+            assert!(line(HostProfile::Pvm, false, 0).contains(word));
+            assert!(!line(HostProfile::Pvm, true, 0).contains(word));
+        }
     }
 
     #[test]

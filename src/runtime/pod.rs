@@ -94,6 +94,14 @@ fn hear_caller(caller: UnixStream, events: Sender<Event>, terminal_mode: Option<
     Ok(())
 }
 
+/// Forbids the host to use huge pages for this process, or leaves it to the host's policy again.
+///
+/// A boot touches little of each: clearing them would take longer than all the smaller faults, and an idle pod would
+/// keep them.
+fn host_huge_pages(allowed: bool) -> anyhow::Result<()> {
+    rustix::thread::disable_transparent_huge_pages(!allowed).context("cannot choose the size of pages")
+}
+
 /// Builds the share and the VM, confines the process to the share and starts the VM.
 fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
     let open =
@@ -101,6 +109,7 @@ fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
     let (kernel, initramfs) = (open(&launch.kernel)?, open(&launch.initramfs)?);
     let debug_console = launch.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
     share::build(launch)?;
+    host_huge_pages(false)?;
     let mut stamps = vec![Stamp::now("vmm: share built")];
     let (guest_connections, accepted) = channel();
     let vm = Vm::new(VmConfig {
@@ -290,7 +299,10 @@ impl Pod {
                 self.clock_offset_ns = self.clock_offset_ns.min(offset_ns);
                 self.guest_stages.push((stage, guest_ns));
             }
-            GuestMessage::Started { .. } => frame::write(&self.caller, &Report::Started)?,
+            GuestMessage::Started { .. } => {
+                host_huge_pages(true)?;
+                frame::write(&self.caller, &Report::Started)?;
+            }
             GuestMessage::StartFailed(error) => {
                 return Ok(Some(Report::Failed {
                     exit_code: error.exit_code,

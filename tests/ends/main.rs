@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod boot;
+mod idle;
 mod killed;
 mod normal;

@@ -1,5 +1,7 @@
 //! From a configuration to a VM, one call a step, in boot order. Before: [`VmConfig`]. Next: [`Vm::start`].
 
+use std::{io, thread};
+
 use crx_virtio::transport::MmioTransport;
 use kvm_ioctls::{Kvm, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,10 +23,19 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
     let memory_bytes = config.memory_bytes();
     let VmConfig { mut kernel, mut initramfs, debug_console, devices, vcpus, .. } = config;
 
-    let kvm = open_kvm()?;
-    let vm = kvm.create_vm().kvm("cannot create a VM")?;
-    let owned = memory::create(&vm, config.memory_mib)?;
+    // Some kernels (6.1) sleep 10 ms in KVM_CREATE_VM: what does not need the VM is done meanwhile.
+    let creating = thread::Builder::new()
+        .name("crx-create".to_owned())
+        .spawn(create_vm)
+        .map_err(|source| VmError::Host("cannot start a thread", source))?;
+    let owned = memory::create(config.memory_mib)?;
     let memory = &owned.memory;
+    let loaded = boot::load_kernel(memory, memory_bytes, &mut kernel, &config.kernel_path)?;
+    let initramfs =
+        boot::load_initramfs(memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
+    let (kvm, vm) =
+        creating.join().map_err(|_| VmError::Host("cannot create a VM", io::ErrorKind::Other.into()))??;
+    memory::show(memory, &vm)?;
     irqchip::create(&vm)?;
 
     let console = debug_console.is_some();
@@ -39,15 +50,18 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
         gsis.push(layout::SERIAL_GSI);
     }
 
-    let loaded = boot::load_kernel(memory, memory_bytes, &mut kernel, &config.kernel_path)?;
-    let initramfs =
-        boot::load_initramfs(memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
     let command_line = CommandLine::new(profile, console, windows.len(), &config.extra_command_line)?;
     let info = BootInfo { memory_bytes, vcpus, gsis: &gsis, command_line: &command_line, initramfs };
     boot::write_structures(memory, &info).map_err(VmError::BootStructures)?;
 
     let vcpus = vcpus_of(&kvm, &vm, vcpus, loaded.entry)?;
     Ok(Vm::new_built(vm, owned, Bus::new(windows, serial), vcpus, profile))
+}
+
+fn create_vm() -> Result<(Kvm, VmFd), VmError> {
+    let kvm = open_kvm()?;
+    let vm = kvm.create_vm().kvm("cannot create a VM")?;
+    Ok((kvm, vm))
 }
 
 fn open_kvm() -> Result<Kvm, VmError> {

@@ -17,8 +17,8 @@ pub(crate) struct OwnedMemory {
     _regions: Vec<OwnedRegion>,
 }
 
-/// Maps the memory and shows it to KVM.
-pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<OwnedMemory, VmError> {
+/// Maps the memory.
+pub(crate) fn create(memory_mib: u32) -> Result<OwnedMemory, VmError> {
     let cannot = |source| VmError::Memory(memory_mib, source);
     let mut regions = Vec::new();
     for (start, bytes) in layout::memory_regions(u64::from(memory_mib) << 20) {
@@ -28,6 +28,11 @@ pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<OwnedMemory, VmError>
     }
     let memory = GuestMem::from_arc_regions(regions.iter().map(OwnedRegion::region).collect())
         .map_err(|error| cannot(std::io::Error::other(error)))?;
+    Ok(OwnedMemory { memory, _regions: regions })
+}
+
+/// Shows the memory to KVM.
+pub(crate) fn show(memory: &GuestMem, vm: &VmFd) -> Result<(), VmError> {
     for (slot, region) in memory.iter().enumerate() {
         let slot = kvm_userspace_memory_region {
             slot: slot as u32,
@@ -38,5 +43,5 @@ pub(crate) fn create(vm: &VmFd, memory_mib: u32) -> Result<OwnedMemory, VmError>
         };
         sys::set_memory_region(vm, slot, region).kvm("cannot add guest memory")?;
     }
-    Ok(OwnedMemory { memory, _regions: regions })
+    Ok(())
 }

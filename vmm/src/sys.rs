@@ -125,6 +125,16 @@ pub(crate) fn map_file(memory: &GuestMem, file: &File, offset: u64, address: u64
     mapped == start.cast()
 }
 
+/// Makes the host allocate the pages of a range, which would otherwise happen when the guest first writes to each. A
+/// kernel that cannot (before 5.14) leaves it at that. Both numbers must be multiples of pages.
+pub(crate) fn populate(memory: &GuestMem, address: u64, bytes: usize) {
+    let Ok(slice) = memory.get_slice(GuestAddress(address), bytes) else { return };
+    let start = slice.ptr_guard_mut().as_ptr();
+    // SAFETY: needed because there is no safe wrapper. The range is guest memory, as `slice` shows, and its content stays
+    // what it is: the pages are only faulted in.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_POPULATE_WRITE) };
+}
+
 /// What KVM says about an internal error.
 pub(crate) struct InternalError {
     pub(crate) suberror: u32,

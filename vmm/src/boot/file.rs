@@ -36,6 +36,14 @@ pub(super) fn place(
     memory.read_exact_volatile_from(GuestAddress(address + mapped), file, (bytes - mapped) as usize)
 }
 
+/// Has the host allocate the whole pages from `start` to `end` now, because the guest will write to all of them.
+pub(super) fn populate(memory: &GuestMem, start: u64, end: u64) {
+    let (from, to) = (start.next_multiple_of(PAGE_BYTES), end & !(PAGE_BYTES - 1));
+    if from < to {
+        sys::populate(memory, from, (to - from) as usize);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -56,6 +64,7 @@ mod tests {
         {
             let memory = GuestMem::from_ranges(&[(GuestAddress(0), 1 << 16)]).unwrap();
             place(&memory, &mut file, offset, address, bytes).unwrap();
+            populate(&memory, address, address + bytes);
             let mut seen = vec![0xff; 1 << 16];
             memory.read_slice(&mut seen, GuestAddress(0)).unwrap();
             let (from, to) = (address as usize, (address + bytes) as usize);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crx_virtio::GuestMem;
 
-use super::file::place;
+use super::file::{self, place};
 use crate::layout;
 
 /// The ELF header and the program headers are at the beginning of any vmlinux; Linux has 5 of them.
@@ -22,6 +22,7 @@ const ELFDATA2LSB: u8 = 1;
 const EM_X86_64: u16 = 62;
 const ET_EXEC: u16 = 2;
 const PT_LOAD: u32 = 1;
+const PF_W: u32 = 2;
 
 /// A kernel that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,8 @@ struct Segment {
     start: u64,
     /// Its end in memory, zero-filled part included.
     end: u64,
+    /// The kernel writes to it.
+    writable: bool,
 }
 
 /// A kernel that fits the guest.
@@ -109,6 +112,10 @@ pub(crate) fn load(
     for segment in image.segments.iter().filter(|segment| segment.file_bytes > 0) {
         place(memory, file, segment.offset, segment.start, segment.file_bytes)
             .map_err(|source| KernelError::Load(path.into(), source))?;
+        if segment.writable {
+            // The boot writes to nearly every page of it: one call is cheaper than two faults for each.
+            file::populate(memory, segment.start, segment.end);
+        }
     }
     let end = image.segments.iter().map(|segment| segment.end).max().unwrap_or(layout::HIGH_MEMORY);
     Ok(LoadedKernel { entry: image.entry, end })
@@ -163,7 +170,7 @@ fn segment(phdr: &[u8], file_bytes: u64, memory_end: u64) -> Result<Segment, Elf
     if start < layout::HIGH_MEMORY || end > memory_end {
         return Err(ElfFault::OutsideMemory { start, end, memory_end });
     }
-    Ok(Segment { offset, file_bytes: size, start, end })
+    Ok(Segment { offset, file_bytes: size, start, end, writable: u32_at(phdr, 4) & PF_W != 0 })
 }
 
 /// Little-endian numbers; the callers have checked the lengths of the headers.
@@ -207,9 +214,14 @@ mod tests {
 
     #[test]
     fn a_good_image() {
-        let segment = Segment { offset: 4096, file_bytes: 16, start: 0x10_0000, end: 0x10_0020 };
+        let segment =
+            Segment { offset: 4096, file_bytes: 16, start: 0x10_0000, end: 0x10_0020, writable: false };
         let image = Image { entry: 0x10_0000, segments: vec![segment] };
         assert_eq!(parse(&header(), 4112, MEMORY_END), Ok(image));
+        let mut header = header();
+        header[64 + 4] = 6;
+        let segments = vec![Segment { writable: true, ..segment }];
+        assert_eq!(parse(&header, 4112, MEMORY_END), Ok(Image { entry: 0x10_0000, segments }));
     }
 
     #[test]

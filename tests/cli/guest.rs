@@ -49,6 +49,10 @@ fn a_kernel_image_that_is_missing_or_wrong_is_refused() {
         b"#!/bin/sh\nthis is no kernel, but it is long enough to be looked at as one\n",
     );
     refused(run_with(&bundle, &guest), &[path]);
+    // Static and at a fixed address, as a kernel is: it would fit.
+    let program = fs::read(bundle.rootfs().join("bin/busybox")).unwrap();
+    replace(&guest, "vmlinux", &program);
+    refused(run_with(&bundle, &guest), &[path, "is a program, not a kernel"]);
     for length in [3, 64, 200, kernel.len() / 2, kernel.len() / 10 * 9] {
         replace(&guest, "vmlinux", &kernel[..length]);
         refused(run_with(&bundle, &guest), &[path]);

@@ -21,8 +21,12 @@ const ELFCLASS64: u8 = 2;
 const ELFDATA2LSB: u8 = 1;
 const EM_X86_64: u16 = 62;
 const ET_EXEC: u16 = 2;
+const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
 const PF_W: u32 = 2;
+/// Where the kernel's half of the address space begins (Documentation/arch/x86/x86_64/mm.rst): a kernel is linked to
+/// run there, a program below.
+const KERNEL_HALF: u64 = 1 << 63;
 
 /// A kernel that cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,9 @@ pub enum ElfFault {
     /// Another machine, 32 bits, or an object that is not to be executed.
     #[error("is not an executable for x86-64")]
     NotX86_64,
+    /// A program or a library.
+    #[error("is a program, not a kernel (an uncompressed vmlinux is needed)")]
+    NotAKernel,
     /// Shorter than its headers say.
     #[error("is truncated")]
     Truncated,
@@ -127,12 +134,16 @@ fn parse(header: &[u8], file_bytes: u64, memory_end: u64) -> Result<Image, ElfFa
         return Err(ElfFault::NotElf);
     }
     let ehdr = header.get(..EHDR_BYTES).ok_or(ElfFault::Truncated)?;
+    let kind = u16_at(ehdr, 16);
     if ehdr[4] != ELFCLASS64
         || ehdr[5] != ELFDATA2LSB
         || u16_at(ehdr, 18) != EM_X86_64
-        || u16_at(ehdr, 16) != ET_EXEC
+        || !matches!(kind, ET_EXEC | ET_DYN)
     {
         return Err(ElfFault::NotX86_64);
+    }
+    if kind == ET_DYN {
+        return Err(ElfFault::NotAKernel);
     }
     let (offset, size, count) = (u64_at(ehdr, 32), u16_at(ehdr, 54), u16_at(ehdr, 56));
     if usize::from(size) != PHDR_BYTES || count == 0 {
@@ -144,11 +155,13 @@ fn parse(header: &[u8], file_bytes: u64, memory_end: u64) -> Result<Image, ElfFa
         return Err(ElfFault::BadHeaders);
     }
     let table = header.get(start..end).ok_or(ElfFault::Truncated)?;
-    let segments = table
-        .chunks_exact(PHDR_BYTES)
-        .filter(|phdr| u32_at(phdr, 0) == PT_LOAD)
-        .map(|phdr| segment(phdr, file_bytes, memory_end))
-        .collect::<Result<Vec<_>, _>>()?;
+    let loaded = || table.chunks_exact(PHDR_BYTES).filter(|phdr| u32_at(phdr, 0) == PT_LOAD);
+    // The addresses that it is linked to; where it is loaded is in another field.
+    if loaded().next().is_some() && loaded().all(|phdr| u64_at(phdr, 16) < KERNEL_HALF) {
+        return Err(ElfFault::NotAKernel);
+    }
+    let segments =
+        loaded().map(|phdr| segment(phdr, file_bytes, memory_end)).collect::<Result<Vec<_>, _>>()?;
     let entry = u64_at(ehdr, 24);
     let inside = |segment: &Segment| (segment.start..segment.start + segment.file_bytes).contains(&entry);
     if !segments.iter().any(inside) {
@@ -192,7 +205,7 @@ mod tests {
 
     const MEMORY_END: u64 = 64 << 20;
 
-    /// A header of one segment: 16 bytes of the file at 4096, 32 bytes of memory at 1 MiB.
+    /// A header of one segment: 16 bytes of the file at 4096, 32 bytes of memory at 1 MiB, linked to where a kernel is.
     fn header() -> Vec<u8> {
         let mut header = vec![0; HEADER_BYTES];
         header[..6].copy_from_slice(b"\x7fELF\x02\x01");
@@ -200,7 +213,8 @@ mod tests {
             header[at..at + 8].copy_from_slice(&u64::to_le_bytes(value));
         }
         header[54..58].copy_from_slice(&[PHDR_BYTES as u8, 0, 1, 0]);
-        for (at, value) in [(0, 1), (8, 4096), (24, 0x10_0000), (32, 16), (40, 32)] {
+        let linked_to = 0xffff_ffff_8010_0000;
+        for (at, value) in [(0, 1), (8, 4096), (16, linked_to), (24, 0x10_0000), (32, 16), (40, 32)] {
             header[64 + at..64 + at + 8].copy_from_slice(&u64::to_le_bytes(value));
         }
         header
@@ -237,6 +251,15 @@ mod tests {
         assert_eq!(fault(|header| header[5] = 2), ElfFault::NotX86_64);
         assert_eq!(fault(|header| header[18] = 183), ElfFault::NotX86_64);
         assert_eq!(fault(|header| header[16] = 1), ElfFault::NotX86_64);
+    }
+
+    #[test]
+    fn what_is_a_program() {
+        let user_half = |header: &mut Vec<u8>| header[64 + 23] = 0;
+        assert_eq!(fault(user_half), ElfFault::NotAKernel);
+        assert_eq!(fault(|header| header[16] = 3), ElfFault::NotAKernel, "position-independent");
+        let elsewhere = |header: &mut Vec<u8>| header[64 + 16..64 + 32].fill(0);
+        assert_eq!(fault(elsewhere), ElfFault::NotAKernel, "also where it does not fit");
     }
 
     #[test]

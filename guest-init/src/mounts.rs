@@ -19,6 +19,8 @@ const OWN_ROOT: &str = "/mnt";
 /// Where the pod's cgroup tree is mounted: not below /sys, which sysfs may cover later.
 const CGROUP: &str = "/cgroup";
 
+/// Where device nodes are made that containers bind.
+const DEVICE_NODES: &str = "/run/crx/devices";
 /// Whether BPF programs are compiled (Documentation/admin-guide/sysctl/net.rst).
 const BPF_JIT_ENABLE: &str = "/proc/sys/net/core/bpf_jit_enable";
 
@@ -31,6 +33,8 @@ pub(crate) struct Pod {
     prepared: Result<(), StartError>,
     /// Where its cgroup tree is mounted.
     cgroup: &'static str,
+    /// Where device nodes are made that containers bind.
+    device_nodes: &'static str,
     /// The kernel's BPF compiler is off.
     bpf_interpreted: bool,
     proc: bool,
@@ -45,7 +49,15 @@ impl Pod {
             mount("cgroup2", CGROUP, "cgroup2", PSEUDO, c"nsdelegate,memory_recursiveprot")
                 .map_err(|error| failed("pod", "mount cgroup2", error))
         });
-        Self { prepared, cgroup: CGROUP, bpf_interpreted: false, proc: false, sys: false, dev: false }
+        Self {
+            prepared,
+            cgroup: CGROUP,
+            device_nodes: DEVICE_NODES,
+            bpf_interpreted: false,
+            proc: false,
+            sys: false,
+            dev: false,
+        }
     }
 
     /// Mounts the share, if everything before it worked.
@@ -62,13 +74,19 @@ impl Pod {
 
     /// A pod that is this machine, for tests.
     #[cfg(test)]
-    pub(crate) fn this_machine(cgroup: &'static str) -> Self {
-        Self { prepared: Ok(()), cgroup, bpf_interpreted: true, proc: true, sys: true, dev: true }
+    pub(crate) fn this_machine(cgroup: &'static str, device_nodes: &'static str) -> Self {
+        let prepared = Ok(());
+        Self { prepared, cgroup, device_nodes, bpf_interpreted: true, proc: true, sys: true, dev: true }
     }
 
     /// The path of a cgroup.
     pub(crate) fn cgroup_path(&self, name: &str) -> String {
         format!("{}/{name}", self.cgroup)
+    }
+
+    /// A directory for device nodes, which may have to be made.
+    pub(crate) fn device_nodes(&self) -> &'static str {
+        self.device_nodes
     }
 
     /// Mounts /proc if it is not.

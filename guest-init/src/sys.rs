@@ -121,6 +121,30 @@ pub(crate) fn spawn(
     Ok(Child { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
 }
 
+/// Clones a process as `fork` does, with `flags` (CLONE_NEW*) and into `cgroup`: it has a copy of this process's memory
+/// and runs `body` in it, while the caller goes on. `body` returns only to exit.
+pub(crate) fn fork(flags: u64, cgroup: BorrowedFd<'_>, body: ChildBody<'_>) -> io::Result<Child> {
+    let mut pidfd: c_int = -1;
+    // SAFETY: all-zero arguments are valid.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = flags | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = cgroup.as_raw_fd() as u64;
+    // SAFETY: without a stack of its own and without CLONE_VM the child goes on here with a copy of everything, and
+    // this process has one thread, so nothing is copied half done.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
+    })?;
+    if pid == 0 {
+        body();
+        // SAFETY: ends this process without running the parent's exit handlers.
+        unsafe { libc::_exit(1) }
+    }
+    // SAFETY: the kernel stored a new descriptor there (CLONE_PIDFD), and nobody else knows it.
+    Ok(Child { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
+}
+
 /// Strings as `execve` takes them: an array of pointers that ends in a null pointer.
 pub(crate) struct StringArray {
     /// Owns what `pointers` points to.
@@ -183,12 +207,27 @@ pub(crate) fn set_rlimit(limit: &Rlimit) -> io::Result<()> {
     Ok(())
 }
 
-/// ioprio_set(2) on this process.
-pub(crate) fn set_io_priority(value: u16) -> io::Result<()> {
+/// Raises a hard limit of the process `pid` to `hard`, unless it is as high; the soft one stays.
+pub(crate) fn raise_hard_limit(pid: u32, resource: u32, hard: u64) -> io::Result<()> {
+    let mut value = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives across both calls; null pointers ask for no new and no old value.
+    unsafe {
+        let (set_nothing, get_nothing) = (ptr::null::<libc::rlimit64>(), ptr::null_mut::<libc::rlimit64>());
+        check(libc::syscall(libc::SYS_prlimit64, pid, resource, set_nothing, &raw mut value))?;
+        if value.rlim_max < hard {
+            value.rlim_max = hard;
+            check(libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const value, get_nothing))?;
+        }
+    }
+    Ok(())
+}
+
+/// ioprio_set(2) on the process `pid`; 0 is this one.
+pub(crate) fn set_io_priority(pid: u32, value: u16) -> io::Result<()> {
     /// IOPRIO_WHO_PROCESS of linux/ioprio.h.
     const WHO_PROCESS: c_int = 1;
     // SAFETY: takes numbers only.
-    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, c_int::from(value)) })?;
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, pid, c_int::from(value)) })?;
     Ok(())
 }
 
@@ -369,6 +408,13 @@ pub(crate) fn open_standard_streams() {
 pub(crate) fn unshare_cgroup() -> io::Result<()> {
     // SAFETY: takes a number; a cgroup namespace changes what paths look like and no memory or descriptor.
     check(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }))?;
+    Ok(())
+}
+
+/// Gives the program that this process executes next a time namespace.
+pub(crate) fn unshare_time() -> io::Result<()> {
+    // SAFETY: takes a number; a time namespace changes no memory before the process executes a program.
+    check(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWTIME) }))?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! OCI bundles: config.json to a checked plan.
 //!
 //! Reading order: [`bundle`] opens the bundle, `json.rs` reads fields with their paths, `validate.rs` has the
-//! rules, [`plan()`] puts the sections together (`namespaces`, `mounts`, `devices`, `resources`, `process`,
+//! rules, [`plan()`] puts the sections together (`namespaces`, `user`, `mounts`, `devices`, `resources`, `process`,
 //! `capabilities`, `seccomp`). Nothing is started here and nothing of the host is changed.
 
 #![deny(unsafe_code)]
@@ -19,6 +19,7 @@ mod process;
 mod resources;
 mod seccomp;
 mod spec;
+mod user;
 mod validate;
 
 pub use bundle::Bundle;

@@ -10,7 +10,7 @@ use crate::bundle::Bundle;
 use crate::error::{SpecError, quote};
 use crate::json::Field;
 use crate::resources::{self, CpuHint};
-use crate::{devices, mounts, namespaces, process, seccomp, validate};
+use crate::{devices, mounts, namespaces, process, seccomp, user, validate};
 
 /// A container that can be launched.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
     let linux = root.get("linux")?;
     let linux = linux.as_ref();
     let namespaces = linux.map(|linux| namespaces::namespaces(linux)).transpose()?.unwrap_or_default();
+    let user_mappings = linux.map(|linux| user::mappings(linux, &namespaces)).transpose()?.flatten();
     let covered = |name| match linux {
         Some(linux) => validate::covered_paths(linux, name, &namespaces),
         None => Ok(Vec::new()),
@@ -59,6 +60,7 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
     let cgroup = resources::cgroup(linux, &devices, &mut warnings)?;
     let rootfs_readonly = root.require("root")?.flag("readonly")?;
     let process = process::process(&root, &bundle.rootfs)?;
+    user::check_ids(user_mappings.as_ref(), &process, &devices)?;
     let found = mounts::mounts(&root, &bundle.directory)?;
     warnings.extend(found.warnings);
     Ok(Planned {
@@ -79,6 +81,10 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
             id: id.to_owned(),
             hostname: validate::uts_name(&root, "hostname", &namespaces)?,
             domainname: validate::uts_name(&root, "domainname", &namespaces)?,
+            time_offsets: linux
+                .map(|linux| namespaces::time_offsets(linux, &namespaces))
+                .transpose()?
+                .unwrap_or_default(),
             sysctl: linux.map(|linux| validate::sysctl(linux, &namespaces)).transpose()?.unwrap_or_default(),
             cgroup,
             rootfs_propagation: rootfs_propagation(linux)?,
@@ -89,6 +95,7 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
             masked_paths,
             readonly_paths,
             process,
+            user_mappings,
             seccomp: linux.map(seccomp::seccomp).transpose()?.flatten(),
             namespaces,
         },

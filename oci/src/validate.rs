@@ -64,10 +64,6 @@ pub(crate) fn unsupported(root: &Field<'_>) -> Result<(), SpecError> {
         refuse(&process, "scheduler", "scheduling policies are not supported yet")?;
     }
     let Some(linux) = root.get("linux")? else { return Ok(()) };
-    for mappings in ["uidMappings", "gidMappings"] {
-        refuse(&linux, mappings, "user namespaces with ID mappings are not supported yet")?;
-    }
-    refuse(&linux, "timeOffsets", "clock offsets of time namespaces are not supported yet")?;
     refuse(&linux, "intelRdt", "cache and memory bandwidth allocation does not exist in a pod")?;
     refuse(&linux, "netDevices", "moving network devices into a container is not supported yet")?;
     refuse(&linux, "memoryPolicy", "NUMA memory policies are not supported yet")?;
@@ -190,7 +186,8 @@ pub(crate) fn has(namespaces: &[Namespace], kind: NamespaceKind) -> bool {
     namespaces.iter().any(|namespace| namespace.kind == kind)
 }
 
-fn needs_namespace(kind: &str) -> String {
+/// What is missing for a field that belongs to a namespace.
+pub(crate) fn needs_namespace(kind: &str) -> String {
     format!("needs a namespace of type {} in linux.namespaces", quote(kind))
 }
 

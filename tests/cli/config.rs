@@ -167,5 +167,26 @@ fn what_is_not_supported_is_refused_and_not_left_out() {
     }
     let bundle = Bundle::busybox();
     field_refused(&bundle, "/hooks", json!({"poststart": [{"path": "/bin/true"}]}), &["hooks.poststart"]);
-    field_refused(&bundle, "/linux/namespaces/-", json!({"type": "user"}), &["linux.namespaces[", "user"]);
+    let idmap = json!(["rbind", "idmap"]);
+    let bind = bundle.mount("/data", "bind", "rootfs", &[]);
+    let options = format!("/mounts/{}/options", bind.config["mounts"].as_array().unwrap().len() - 1);
+    field_refused(&bind, &options, idmap, &["].options[1]", "ID-mapped mounts"]);
+}
+
+#[test]
+fn a_user_namespace_that_cannot_be_is_refused() {
+    if !need::met(&[Need::Crx]) {
+        return;
+    }
+    let bundle = Bundle::busybox();
+    let range = |container, host| json!({"containerID": container, "hostID": host, "size": 10});
+    let ranges = json!([range(0, 100_000)]);
+    let words = ["linux.gidMappings", "linux.namespaces", "user"];
+    field_refused(&bundle, "/linux/gidMappings", ranges.clone(), &words);
+    field_refused(&bundle, "/linux/namespaces/-", json!({"type": "user"}), &["linux.uidMappings", "missing"]);
+    let bundle = bundle.set("/linux/namespaces/-", json!({"type": "user"})).set("/linux/gidMappings", ranges);
+    let uids = "/linux/uidMappings";
+    field_refused(&bundle, uids, json!([range(0, 0), range(9, 50)]), &["linux.uidMappings[1]", "overlaps"]);
+    let many: Vec<_> = (0..341).map(|n| range(n * 10, n * 10)).collect();
+    field_refused(&bundle, uids, json!(many), &["linux.uidMappings", "340"]);
 }

@@ -14,3 +14,4 @@ mod seccomp;
 mod signals;
 mod stdio;
 mod terminal;
+mod user;

@@ -77,3 +77,53 @@ fn a_cgroup_namespace_hides_where_the_container_is() {
     }
     facts.expect_success("root");
 }
+
+#[test]
+fn a_time_namespace_has_clocks_of_its_own() {
+    // Newer than the runc of today's distributions.
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let bundle = Bundle::busybox().set("/linux/namespaces/-", json!({"type": "time"})).set(
+        "/linux/timeOffsets",
+        json!({"monotonic": {"secs": 1_000_000, "nanosecs": 5}, "boottime": {"secs": 2_000_000}}),
+    );
+    let facts = Facts::ask(
+        bundle,
+        &[
+            ("offsets", "tr -s ' ' < /proc/self/timens_offsets"),
+            ("uptime", "cut -d. -f1 /proc/uptime"),
+            ("namespace", "[ $(readlink /proc/self/ns/time) = $(readlink /proc/self/ns/time_for_children) ]"),
+        ],
+    );
+    facts.expect("offsets", "monotonic 1000000 5\nboottime 2000000 0");
+    let uptime: u64 = facts.text("uptime").parse().unwrap();
+    assert!((2_000_000..2_100_000).contains(&uptime), "uptime {uptime}");
+    facts.expect_success("namespace");
+}
+
+#[test]
+fn the_pods_own_namespaces_are_joined_by_path() {
+    // To runc this would be the host's mount namespace, whose root it would replace.
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let kinds = [("mount", "mnt"), ("time", "time"), ("pid", "pid")];
+    let namespaces = kinds.map(|(kind, name)| json!({"type": kind, "path": format!("/proc/1/ns/{name}")}));
+    let bundle = Bundle::busybox().edit(|config| {
+        config["linux"]["namespaces"] = json!(namespaces);
+        config["root"]["readonly"] = json!(true);
+        config["hostname"] = json!("");
+    });
+    let kinds = "for kind in mnt time pid; do";
+    let facts = Facts::ask(
+        bundle.capabilities(&["CAP_SYS_PTRACE"]),
+        &[
+            ("own", &format!("{kinds} readlink /proc/self/ns/$kind; done")),
+            ("pod", &format!("{kinds} readlink /proc/1/ns/$kind; done")),
+            ("root", "ls -d /bin && touch /bin/x"),
+        ],
+    );
+    facts.expect("own", facts.text("pod"));
+    facts.expect_failure("root", "Read-only file system");
+}

@@ -27,9 +27,9 @@ mod plan;
 pub use frame::FrameError;
 pub use msg::{ExitStatus, GuestMessage, HostMessage, Stage, StartError};
 pub use plan::{
-    BindSource, Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, HugetlbLimit, IoDeviceLimit,
-    IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan, Process, Rlimit, Seccomp,
-    SockFilter, Volume,
+    BindSource, Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, HugetlbLimit, IdMapping,
+    IoDeviceLimit, IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan, Process, Rlimit,
+    Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
 };
 
 /// Version of the protocol. Host and guest refuse each other when it differs.

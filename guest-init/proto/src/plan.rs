@@ -11,6 +11,10 @@ pub struct Plan {
     /// Namespaces of the container: new ones, or existing ones of the pod by path. A kind that is not
     /// named is shared with the pod.
     pub namespaces: Vec<Namespace>,
+    /// IDs of the container's user namespace, if it has one.
+    pub user_mappings: Option<UserMappings>,
+    /// Offsets of the container's clocks, if it has a time namespace.
+    pub time_offsets: Vec<TimeOffset>,
     /// Host name, if the container has a UTS namespace or is the pod's first.
     pub hostname: Option<String>,
     /// NIS domain name, likewise.
@@ -61,6 +65,61 @@ pub enum NamespaceKind {
     User,
     Cgroup,
     Time,
+}
+
+/// What the IDs of a user namespace are in the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserMappings {
+    /// Users; ID 0 is among them.
+    pub uids: Vec<IdMapping>,
+    /// Groups; ID 0 is among them.
+    pub gids: Vec<IdMapping>,
+}
+
+/// A range of IDs; it does not overlap another, on either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    /// The first in the container.
+    pub container: u32,
+    /// The first in the pod.
+    pub pod: u32,
+    /// How many.
+    pub size: u32,
+}
+
+impl IdMapping {
+    /// What `id` of the container is in the pod, if it is anything there.
+    #[must_use]
+    pub fn find(mappings: &[Self], id: u32) -> Option<u32> {
+        let offset =
+            |mapping: &Self| id.checked_sub(mapping.container).filter(|offset| *offset < mapping.size);
+        mappings.iter().find_map(|mapping| Some(mapping.pod + offset(mapping)?))
+    }
+
+    /// The mappings as /proc/PID/uid_map takes them.
+    #[must_use]
+    pub fn lines(mappings: &[Self]) -> String {
+        mappings.iter().map(|Self { container, pod, size }| format!("{container} {pod} {size}\n")).collect()
+    }
+}
+
+/// How far a clock of a time namespace is ahead of the pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffset {
+    /// Which.
+    pub clock: TimeOffsetClock,
+    /// Whole seconds, negative if it is behind.
+    pub seconds: i64,
+    /// Nanoseconds more, below 1000000000.
+    pub nanoseconds: u32,
+}
+
+/// Clocks that can have an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum TimeOffsetClock {
+    Monotonic,
+    Boottime,
 }
 
 /// A source of a bind mount that the host shares.

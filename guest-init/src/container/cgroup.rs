@@ -3,8 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crx_proto::{Cgroup as Limits, IoDeviceLimit, Plan, StartError};
-use rustix::fs::{Mode, OFlags, mkdirat, openat};
+use crx_proto::{
+    Cgroup as Limits, IdMapping, IoDeviceLimit, Mount, MountKind, Namespace, NamespaceKind, Plan, StartError,
+};
+use rustix::fs::{AtFlags, Mode, OFlags, Uid, chownat, mkdirat, openat};
 use rustix::io::{self, Errno};
 
 use super::device_program;
@@ -16,6 +18,10 @@ use crate::sys;
 const MAX_FILE_BYTES: usize = 4 << 10;
 /// Most instructions of a device program (BPF_MAXINSNS of linux/bpf_common.h).
 const MAX_DEVICE_INSTRUCTIONS: usize = 4096;
+
+/// What a cgroup's owner may write, besides the directory (our kernel's /sys/kernel/cgroup/delegate).
+const DELEGATED: [&str; 5] =
+    ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads", "memory.oom.group", "memory.reclaim"];
 
 /// The cgroup of a container.
 pub(crate) struct Cgroup {
@@ -51,6 +57,8 @@ impl Cgroup {
         for setting in &settings {
             set(directory.as_fd(), setting)?;
         }
+        delegate(plan, &directory)
+            .map_err(|error| failed("linux.cgroupsPath", "give it to its user", error))?;
         let device_program = load_device_program(&plan.cgroup)?;
         Ok(Self { directory, device_program, has_memory: controllers.contains("+memory") })
     }
@@ -86,6 +94,34 @@ impl Cgroup {
         };
         (self.has_memory && own() > 0) || says_killed(&sys::kernel_log_tail())
     }
+}
+
+/// Gives the cgroup to the process's user if it is the root of the container's tree and that can be written, as
+/// the runtime specification asks ("Cgroup ownership"): a program that manages cgroups may then do so without being root,
+/// or as root of a user namespace.
+fn delegate(plan: &Plan, directory: &OwnedFd) -> io::Result<()> {
+    let is_new = |namespace: &Namespace| namespace.kind == NamespaceKind::Cgroup && namespace.path.is_none();
+    let is_writable = |mount: &Mount| {
+        mount.kind == MountKind::Cgroup
+            && mount.destination == "/sys/fs/cgroup"
+            && mount.flags & libc::MS_RDONLY == 0
+    };
+    let uid = match &plan.user_mappings {
+        None => Some(plan.process.uid),
+        Some(mappings) => IdMapping::find(&mappings.uids, plan.process.uid),
+    };
+    let owner = uid.filter(|uid| *uid != 0).map(Uid::from_raw);
+    if owner.is_none() || !plan.namespaces.iter().any(is_new) || !plan.mounts.iter().any(is_writable) {
+        return Ok(());
+    }
+    for name in DELEGATED {
+        match chownat(directory, name, owner, None, AtFlags::SYMLINK_NOFOLLOW) {
+            // Not every controller is enabled.
+            Err(Errno::NOENT) => {}
+            result => result?,
+        }
+    }
+    chownat(directory, "", owner, None, AtFlags::EMPTY_PATH)
 }
 
 /// The kernel's log tells that it ended a process for lack of memory (mm/oom_kill.c, __oom_kill_process).

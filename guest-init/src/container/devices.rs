@@ -1,17 +1,18 @@
 //! Device nodes, the links that every container's /dev has, and the console.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use crx_proto::{Device, DeviceKind, MountKind, Plan, StartError};
+use crx_proto::{Device, DeviceKind, IdMapping, MountKind, Plan, StartError, UserMappings};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mknodat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, chmod, chownat, makedev, mknodat, statat, symlinkat,
+    unlinkat,
 };
 use rustix::io::{self, Errno};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use super::rootfs::{Root, attach_over, clone_tree_at};
+use super::rootfs::{Root, attach_over, clone_tree, clone_tree_at};
 use crate::failure::failed;
 
 /// Links of /dev and their targets ("Default Devices" and "/dev symbolic links" of the runtime specification).
@@ -22,8 +23,9 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-/// Makes the nodes and links, unless /dev is a bind mount: then it is somebody else's and stays as it is.
-pub(crate) fn make_all(root: &Root, plan: &Plan) -> Result<(), StartError> {
+/// Makes the nodes and links, unless /dev is a bind mount: then it is somebody else's and stays as it is. With `nodes`
+/// (mounts of nodes, one for each device) these are bound, as nobody in a user namespace may make any.
+pub(crate) fn make_all(root: &Root, plan: &Plan, nodes: Option<&[OwnedFd]>) -> Result<(), StartError> {
     let is_bound = plan
         .mounts
         .iter()
@@ -33,11 +35,56 @@ pub(crate) fn make_all(root: &Root, plan: &Plan) -> Result<(), StartError> {
     }
     let mut parent: Option<(&str, OwnedFd)> = None;
     for (index, device) in plan.devices.iter().enumerate() {
-        make(root, device, &mut parent).map_err(|error| {
+        let made = match nodes {
+            None => make(root, device, &mut parent),
+            Some(nodes) => root.file(&device.path).and_then(|file| attach_over(&nodes[index], &file)),
+        };
+        made.map_err(|error| {
             failed(format_args!("linux.devices[{index}] ({})", device.path), "make it", error)
         })?;
     }
     make_links(root).map_err(|error| failed("linux.devices (/dev)", "make the default links", error))
+}
+
+/// Makes each node in `directory` of the pod, owned as it is in the container, and returns a mount of it that can be
+/// attached in any mount namespace.
+pub(crate) fn make_nodes(
+    plan: &Plan,
+    directory: &str,
+    mappings: &UserMappings,
+) -> Result<Vec<OwnedFd>, StartError> {
+    let make = |(index, device): (usize, &Device)| {
+        let path = format!("{directory}/{}-{index}", plan.id);
+        let owner = |ids: &[IdMapping], id| IdMapping::find(ids, id).ok_or(Errno::INVAL);
+        let make = || {
+            make_node(CWD, &path, device)?;
+            // Again, whatever this process's umask is.
+            chmod(&path, Mode::from_raw_mode(device.mode & 0o7777))?;
+            let (uid, gid) = (owner(&mappings.uids, device.uid)?, owner(&mappings.gids, device.gid)?);
+            chownat(
+                CWD,
+                &path,
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+            clone_tree(&path, false)
+        };
+        make().map_err(|error| {
+            failed(format_args!("linux.devices[{index}] ({})", device.path), "make it", error)
+        })
+    };
+    plan.devices.iter().enumerate().map(make).collect()
+}
+
+fn make_node(at: impl AsFd, name: &str, device: &Device) -> io::Result<()> {
+    let kind = match device.kind {
+        DeviceKind::Char => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+        DeviceKind::Fifo => FileType::Fifo,
+    };
+    let mode = Mode::from_raw_mode(device.mode & 0o7777);
+    mknodat(at, name, kind, mode, makedev(device.major, device.minor))
 }
 
 /// Makes one node. `parent` is the directory of the one before, usually the same.
@@ -48,13 +95,7 @@ fn make<'p>(root: &Root, device: &'p Device, parent: &mut Option<(&'p str, Owned
         Some((path, fd)) if *path == directory => fd,
         _ => &mut parent.insert((directory, root.directory(directory)?)).1,
     };
-    let kind = match device.kind {
-        DeviceKind::Char => FileType::CharacterDevice,
-        DeviceKind::Block => FileType::BlockDevice,
-        DeviceKind::Fifo => FileType::Fifo,
-    };
-    let mode = Mode::from_raw_mode(device.mode & 0o7777);
-    match mknodat(&*at, name, kind, mode, makedev(device.major, device.minor)) {
+    match make_node(&*at, name, device) {
         // What the image or a mount brought stays.
         Err(Errno::EXIST) => return Ok(()),
         result => result?,

@@ -13,6 +13,7 @@ mod namespaces;
 mod process;
 mod program;
 mod rootfs;
+mod user;
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ use self::namespaces::Namespaces;
 use self::process::Setup;
 pub(crate) use self::process::Streams;
 use self::program::Program;
+use self::user::UserNamespace;
 use crate::failure::failed;
 use crate::mounts::Pod;
 use crate::{clock, sys};
@@ -38,6 +40,7 @@ pub(crate) struct Prepared<'p> {
     cgroup: Cgroup,
     program: Program,
     cgroup_path: String,
+    user: Option<UserNamespace<'p>>,
 }
 
 /// A running container.
@@ -66,19 +69,23 @@ impl<'p> Prepared<'p> {
         let program = Program::prepare(&plan.process)?;
         let namespaces = Namespaces::open(plan, pod)?;
         mount_what_is_used(plan, pod)?;
-        set_kernel_parameters(plan, pod)?;
+        if plan.user_mappings.is_none() {
+            set_kernel_parameters(plan, pod)?;
+        }
         if has_programs(plan) {
             pod.interpret_bpf();
         }
         let root =
             pod.cgroup_root().map_err(|error| failed("linux.resources", "open the cgroup tree", error))?;
         let cgroup = Cgroup::create(plan, &root)?;
-        Ok(Self { plan, namespaces, cgroup, program, cgroup_path: pod.cgroup_path(&plan.id) })
+        let user = plan.user_mappings.as_ref().map(|mappings| UserNamespace::new(plan, mappings, pod));
+        let user = user.transpose()?;
+        Ok(Self { plan, namespaces, cgroup, program, cgroup_path: pod.cgroup_path(&plan.id), user })
     }
 
     /// Clones the first process and waits until it has executed the program.
     pub(crate) fn start(self, pod: &mut Pod, share: &str, streams: Streams) -> Result<Container, StartError> {
-        let Self { plan, namespaces, cgroup, program, cgroup_path } = self;
+        let Self { plan, namespaces, cgroup, program, cgroup_path, user } = self;
         let setup = Setup {
             plan,
             share,
@@ -87,10 +94,15 @@ impl<'p> Prepared<'p> {
             cgroup: &cgroup,
             program: &program,
             streams: &streams,
+            user: user.as_ref(),
         };
         let mut cloned_ns = 0;
         let mut error = None;
         let child = namespaces.clone_with(pod, || {
+            if let Some(user) = &user {
+                cloned_ns = clock::monotonic_ns();
+                return user.spawn(&setup);
+            }
             let mut body = || {
                 cloned_ns = clock::monotonic_ns();
                 error = Some(setup.run());
@@ -138,9 +150,17 @@ fn mount_what_is_used(plan: &Plan, pod: &mut Pod) -> Result<(), StartError> {
 
 /// Sets kernel parameters: those of the pod's namespaces, which are the container's.
 fn set_kernel_parameters(plan: &Plan, pod: &mut Pod) -> Result<(), StartError> {
+    if !plan.sysctl.is_empty() {
+        pod.need_proc().map_err(|error| failed("linux.sysctl", "mount proc", error))?;
+    }
+    write_kernel_parameters(plan)
+}
+
+/// Sets kernel parameters: those of this process's namespaces.
+fn write_kernel_parameters(plan: &Plan) -> Result<(), StartError> {
     for (name, value) in &plan.sysctl {
         let path = parameter_path(name);
-        pod.need_proc().map_err(Into::into).and_then(|()| std::fs::write(&path, value)).map_err(|error| {
+        std::fs::write(&path, value).map_err(|error| {
             failed(format_args!("linux.sysctl[\"{name}\"]"), format_args!("write {path}"), error)
         })?;
     }

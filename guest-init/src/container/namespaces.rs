@@ -1,11 +1,11 @@
 //! Namespaces: which are made with the container's process, which it joins, which it shares with the pod.
 //!
 //! A pod has one network, IPC and UTS namespace: its own, the guest's first ones. A container that asks for new
-//! ones gets these. PID, mount and cgroup namespaces are really made.
+//! ones gets these, unless it has a user namespace, which has to own them. The other kinds are really made.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use crx_proto::{Namespace, NamespaceKind, Plan, StartError};
+use crx_proto::{Namespace, NamespaceKind, Plan, StartError, TimeOffsetClock};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -17,16 +17,24 @@ use crate::sys;
 pub(crate) struct Namespaces {
     /// CLONE_NEW* for its first process.
     pub(crate) clone_flags: u64,
-    /// It has a mount namespace of its own.
+    /// Its root is a mount of its own: it has a mount namespace, new or by path.
+    pub(crate) has_mount: bool,
+    /// It has a new mount namespace: the pod's mounts are to go.
     pub(crate) own_mount: bool,
     /// It has a PID namespace of its own: all its processes end with the first.
     pub(crate) own_pid: bool,
     /// It has a cgroup namespace of its own.
     pub(crate) own_cgroup: bool,
+    /// It has a new network namespace, not the pod's.
+    pub(crate) own_network: bool,
+    /// It has a time namespace of its own.
+    own_time: bool,
+    /// Lines of its /proc/self/timens_offsets.
+    time_offsets: String,
     /// Namespaces to join from inside.
     join: Vec<Joined>,
-    /// The PID namespace to be cloned into.
-    join_pid: Option<Joined>,
+    /// Namespaces to be cloned into.
+    join_before: Vec<Joined>,
 }
 
 /// A namespace by path.
@@ -38,6 +46,19 @@ struct Joined {
 }
 
 impl Joined {
+    /// Its name in /proc/PID/ns.
+    fn name(&self) -> &'static str {
+        match self.kind {
+            LinkNameSpaceType::ProcessID => "pid",
+            LinkNameSpaceType::Network => "net",
+            LinkNameSpaceType::InterProcessCommunication => "ipc",
+            LinkNameSpaceType::HostNameAndNISDomainName => "uts",
+            LinkNameSpaceType::ControlGroup => "cgroup",
+            LinkNameSpaceType::Time => "time",
+            _ => "mnt",
+        }
+    }
+
     fn enter(&self) -> Result<(), StartError> {
         move_into_link_name_space(self.fd.as_fd(), Some(self.kind)).map_err(|error| {
             failed(
@@ -54,69 +75,123 @@ impl Namespaces {
     pub(crate) fn open(plan: &Plan, pod: &mut Pod) -> Result<Self, StartError> {
         let mut namespaces = Self {
             clone_flags: 0,
+            has_mount: false,
             own_mount: false,
             own_pid: false,
             own_cgroup: false,
+            own_network: false,
+            own_time: false,
+            time_offsets: time_offsets(plan),
             join: Vec::new(),
-            join_pid: None,
+            join_before: Vec::new(),
         };
+        let own_user = plan.user_mappings.is_some();
         for (index, namespace) in plan.namespaces.iter().enumerate() {
-            namespaces.add(index, namespace, pod)?;
+            match &namespace.path {
+                None => namespaces.make(namespace.kind, own_user),
+                Some(path) => namespaces.open_one(index, namespace, path, own_user, pod)?,
+            }
+        }
+        if !namespaces.time_offsets.is_empty() {
+            pod.need_proc().map_err(|error| failed("linux.timeOffsets", "mount proc", error))?;
         }
         Ok(namespaces)
     }
 
-    fn add(&mut self, index: usize, namespace: &Namespace, pod: &mut Pod) -> Result<(), StartError> {
-        let kind = match (namespace.kind, &namespace.path) {
-            (NamespaceKind::Pid, None) => return self.make(libc::CLONE_NEWPID, |new| &mut new.own_pid),
-            (NamespaceKind::Mount, None) => return self.make(libc::CLONE_NEWNS, |new| &mut new.own_mount),
-            // Made by the container's process once it is in its cgroup, so that this is the namespace's root.
-            (NamespaceKind::Cgroup, None) => return self.make(0, |new| &mut new.own_cgroup),
-            (NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts, None) => return Ok(()),
-            (NamespaceKind::User, _) => return Err(cannot(index, "a user namespace")),
-            (NamespaceKind::Time, _) => return Err(cannot(index, "a time namespace")),
-            (NamespaceKind::Mount, Some(_)) => return Err(cannot(index, "the mount namespace of another")),
-            (NamespaceKind::Pid, Some(_)) => LinkNameSpaceType::ProcessID,
-            (NamespaceKind::Network, Some(_)) => LinkNameSpaceType::Network,
-            (NamespaceKind::Ipc, Some(_)) => LinkNameSpaceType::InterProcessCommunication,
-            (NamespaceKind::Uts, Some(_)) => LinkNameSpaceType::HostNameAndNISDomainName,
-            (NamespaceKind::Cgroup, Some(_)) => LinkNameSpaceType::ControlGroup,
+    /// A new one.
+    fn make(&mut self, kind: NamespaceKind, own_user: bool) {
+        let (flag, own) = match kind {
+            NamespaceKind::Pid => (libc::CLONE_NEWPID, Some(&mut self.own_pid)),
+            NamespaceKind::Mount => {
+                self.has_mount = true;
+                (libc::CLONE_NEWNS, Some(&mut self.own_mount))
+            }
+            // These two are made by the container's process: the one once it is in its cgroup, so that this is the
+            // namespace's root; the other because the kernel clones no process that shares memory into it.
+            NamespaceKind::Cgroup => (0, Some(&mut self.own_cgroup)),
+            NamespaceKind::Time => (0, Some(&mut self.own_time)),
+            NamespaceKind::User => (libc::CLONE_NEWUSER, None),
+            NamespaceKind::Network if own_user => (libc::CLONE_NEWNET, Some(&mut self.own_network)),
+            NamespaceKind::Ipc if own_user => (libc::CLONE_NEWIPC, None),
+            NamespaceKind::Uts if own_user => (libc::CLONE_NEWUTS, None),
+            NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts => return,
         };
-        let path = namespace.path.clone().unwrap_or_default();
+        self.clone_flags |= flag as u64;
+        if let Some(own) = own {
+            *own = true;
+        }
+    }
+
+    /// One by path. Most are joined by the container's process; the PID namespace is that of its children, the time
+    /// namespace cannot be joined while memory is shared, and from inside a new user namespace nothing of the pod's
+    /// can: these are joined by PID 1 around the clone.
+    fn open_one(
+        &mut self,
+        index: usize,
+        namespace: &Namespace,
+        path: &str,
+        own_user: bool,
+        pod: &mut Pod,
+    ) -> Result<(), StartError> {
+        let kind = match namespace.kind {
+            NamespaceKind::Pid => LinkNameSpaceType::ProcessID,
+            NamespaceKind::Network => LinkNameSpaceType::Network,
+            NamespaceKind::Ipc => LinkNameSpaceType::InterProcessCommunication,
+            NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
+            NamespaceKind::Time => LinkNameSpaceType::Time,
+            NamespaceKind::Mount => LinkNameSpaceType::Mount,
+            NamespaceKind::User => return Err(cannot(index, "the user namespace of another")),
+        };
+        self.has_mount |= namespace.kind == NamespaceKind::Mount;
         let fd = pod
-            .need_path(&path)
-            .and_then(|()| openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
+            .need_path(path)
+            .and_then(|()| openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
             .map_err(|error| failed(format_args!("linux.namespaces[{index}] ({path})"), "open", error))?;
-        let joined = Joined { index, path, kind, fd };
-        if namespace.kind == NamespaceKind::Pid {
-            self.join_pid = Some(joined);
+        let joined = Joined { index, path: path.to_owned(), kind, fd };
+        let before = own_user || matches!(namespace.kind, NamespaceKind::Pid | NamespaceKind::Time);
+        if before {
+            self.join_before.push(joined)
         } else {
-            self.join.push(joined);
+            self.join.push(joined)
         }
         Ok(())
     }
 
-    fn make(&mut self, flag: i32, own: impl Fn(&mut Self) -> &mut bool) -> Result<(), StartError> {
-        self.clone_flags |= flag as u64;
-        *own(self) = true;
-        Ok(())
-    }
-
-    /// Runs `clone` so that what it clones is in the PID namespace to join, if there is one.
+    /// Runs `clone` so that what it clones is in the namespaces to be cloned into, if there are any.
     pub(crate) fn clone_with<T>(
         &self,
         pod: &mut Pod,
         clone: impl FnOnce() -> Result<T, StartError>,
     ) -> Result<T, StartError> {
-        let Some(joined) = &self.join_pid else { return clone() };
-        let own = pod
-            .need_proc()
-            .and_then(|()| openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
-            .map_err(|error| failed("linux.namespaces", "open the pod's PID namespace", error))?;
-        joined.enter()?;
-        let cloned = clone();
-        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))
-            .map_err(|error| failed("linux.namespaces", "return to the pod's PID namespace", error))?;
+        if self.join_before.is_empty() {
+            return clone();
+        }
+        let fail = |action| move |error| failed("linux.namespaces", action, error);
+        pod.need_proc().map_err(fail("mount proc"))?;
+        let own = |joined: &Joined| {
+            let path = format!("/proc/self/ns/{}", joined.name());
+            openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        };
+        let own: Vec<OwnedFd> = self
+            .join_before
+            .iter()
+            .map(own)
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed("linux.namespaces", "open the pod's own", error))?;
+        let mut entered = 0;
+        let mut enter = || {
+            for joined in &self.join_before {
+                joined.enter()?;
+                entered += 1;
+            }
+            Ok(())
+        };
+        let cloned = enter().and_then(|()| clone());
+        for (joined, own) in self.join_before.iter().zip(&own).take(entered) {
+            move_into_link_name_space(own.as_fd(), Some(joined.kind))
+                .map_err(|error| failed("linux.namespaces", "return to the pod's own", error))?;
+        }
         cloned
     }
 
@@ -129,8 +204,28 @@ impl Namespaces {
             sys::unshare_cgroup()
                 .map_err(|error| failed("linux.namespaces", "make a cgroup namespace", error))?;
         }
+        if self.own_time {
+            sys::unshare_time()
+                .map_err(|error| failed("linux.namespaces", "make a time namespace", error))?;
+        }
+        if !self.time_offsets.is_empty() {
+            std::fs::write("/proc/self/timens_offsets", &self.time_offsets)
+                .map_err(|error| failed("linux.timeOffsets", "set", error))?;
+        }
         Ok(())
     }
+}
+
+/// The offsets as /proc/PID/timens_offsets takes them (time_namespaces(7)).
+fn time_offsets(plan: &Plan) -> String {
+    let line = |offset: &crx_proto::TimeOffset| {
+        let clock = match offset.clock {
+            TimeOffsetClock::Monotonic => "monotonic",
+            TimeOffsetClock::Boottime => "boottime",
+        };
+        format!("{clock} {} {}\n", offset.seconds, offset.nanoseconds)
+    };
+    plan.time_offsets.iter().map(line).collect()
 }
 
 fn cannot(index: usize, what: &str) -> StartError {

@@ -15,6 +15,7 @@ use super::cgroup::Cgroup;
 use super::namespaces::Namespaces;
 use super::program::Program;
 use super::rootfs::Root;
+use super::user::UserNamespace;
 use super::{credentials, devices, masks, mounts};
 use crate::failure::failed;
 use crate::sys;
@@ -48,6 +49,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) program: &'a Program,
     pub(crate) streams: &'a Streams,
+    /// Its user namespace, if it has one.
+    pub(crate) user: Option<&'a UserNamespace<'a>>,
 }
 
 impl Setup<'_> {
@@ -66,21 +69,23 @@ impl Setup<'_> {
         // Modes of what is made are meant as they are given.
         umask(Mode::empty());
         self.namespaces.enter()?;
-        let root = Root::open_in(self.share, self.namespaces.own_mount)?;
+        if let Some(user) = self.user {
+            user.become_root(plan, self.namespaces.own_network)?;
+        }
+        let root = Root::open_in(self.share, self.namespaces.has_mount)?;
         let cgroup = (!self.namespaces.own_cgroup).then_some(&*self.cgroup_path);
         let context = mounts::Context { root: &root, share: self.share, cgroup };
         let read_only_later = mounts::make_all(&context, plan)?;
-        devices::make_all(&root, plan)?;
+        devices::make_all(&root, plan, self.user.map(UserNamespace::nodes))?;
         self.connect_streams(&root)?;
         mounts::finish(&root, &read_only_later)?;
         masks::make_read_only(&root, &plan.readonly_paths)?;
         masks::mask(&root, &plan.masked_paths)?;
-        self.cgroup.restrict_devices()?;
-        if let Some(adjustment) = plan.process.oom_score_adj.filter(|adjustment| *adjustment != 0) {
-            std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
-                .map_err(|error| failed("process.oomScoreAdj", "set", error))?;
+        if self.user.is_none() {
+            self.cgroup.restrict_devices()?;
+            set_privileged(&plan.process, None)?;
         }
-        root.enter(plan)
+        root.enter(plan, self.namespaces.own_mount)
     }
 
     /// Becomes the process that the plan describes, up to its program.
@@ -90,9 +95,6 @@ impl Setup<'_> {
             sys::set_rlimit(limit).map_err(|error| {
                 failed("process.rlimits", format_args!("set limit {} to {limit:?}", limit.resource), error)
             })?;
-        }
-        if let Some(priority) = process.io_priority {
-            sys::set_io_priority(priority).map_err(|error| failed("process.ioPriority", "set", error))?;
         }
         umask(Mode::from_raw_mode(process.umask.unwrap_or(DEFAULT_UMASK)));
         let changed = change_directory(process)?;
@@ -114,8 +116,8 @@ impl Setup<'_> {
         };
         match self.streams {
             Streams::Pipes { stdin, stdout, stderr } => {
-                for stream in [stdin, stdout, stderr] {
-                    own(stream)?;
+                if self.user.is_none() {
+                    [stdin, stdout, stderr].into_iter().try_for_each(own)?;
                 }
                 dup2_stdin(stdin)
                     .and_then(|()| dup2_stdout(stdout))
@@ -135,6 +137,20 @@ impl Setup<'_> {
             }
         }
     }
+}
+
+/// Sets what only the pod's root may set: on this process, or on the one with the ID `pid`.
+pub(crate) fn set_privileged(process: &Process, pid: Option<u32>) -> Result<(), StartError> {
+    if let Some(adjustment) = process.oom_score_adj.filter(|adjustment| *adjustment != 0) {
+        let directory = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+        std::fs::write(format!("/proc/{directory}/oom_score_adj"), adjustment.to_string())
+            .map_err(|error| failed("process.oomScoreAdj", "set", error))?;
+    }
+    if let Some(priority) = process.io_priority {
+        sys::set_io_priority(pid.unwrap_or(0), priority)
+            .map_err(|error| failed("process.ioPriority", "set", error))?;
+    }
+    Ok(())
 }
 
 /// Enters the working directory, making it if it is missing. `false`: only the container's user may enter it.

@@ -27,16 +27,16 @@ pub(crate) const MS_REC: u64 = 1 << 14;
 /// The root directory of a container that is being made.
 pub(crate) struct Root {
     fd: OwnedFd,
-    /// It is the root of a mount in a mount namespace of the container.
-    own_mount: bool,
+    /// It is the root of a mount.
+    is_mount: bool,
 }
 
 impl Root {
-    /// Opens the container's root in the share; with a mount namespace of its own, as a mount of its own.
-    pub(crate) fn open_in(share: &str, own_mount: bool) -> Result<Self, StartError> {
+    /// Opens the container's root in the share; where it has a mount namespace, as a mount of its own.
+    pub(crate) fn open_in(share: &str, is_mount: bool) -> Result<Self, StartError> {
         let path = format!("{share}/{SHARE_ROOTFS}");
         let fail = |error| failed("root.path", "make it a mount", error);
-        let fd = if own_mount {
+        let fd = if is_mount {
             let tree = clone_tree(&path, true).map_err(fail)?;
             attach(&tree, CWD, &path).map_err(fail)?;
             tree
@@ -44,7 +44,7 @@ impl Root {
             openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|error| failed("root.path", "open", error))?
         };
-        Ok(Self { fd, own_mount })
+        Ok(Self { fd, is_mount })
     }
 
     /// Opens what is at `path`, without any right to use it but to name it.
@@ -122,15 +122,16 @@ impl Root {
         Ok(at)
     }
 
-    /// Makes the container's root this process's root, and leaves the pod's.
-    pub(crate) fn enter(&self, plan: &Plan) -> Result<(), StartError> {
+    /// Makes the container's root this process's root. In a new mount namespace the pod's mounts go; in another's they
+    /// are not the container's to take away.
+    pub(crate) fn enter(&self, plan: &Plan, new_namespace: bool) -> Result<(), StartError> {
         let fail = |error| failed("root.path", "change the root", error);
-        if plan.rootfs_readonly && self.own_mount {
+        if plan.rootfs_readonly && self.is_mount {
             sys::mount_setattr(self.fd.as_fd(), false, libc::MOUNT_ATTR_RDONLY, 0, 0)
                 .map_err(|error| failed("root.readonly", "make the root read-only", error))?;
         }
         fchdir(&self.fd).map_err(fail)?;
-        if !self.own_mount {
+        if !new_namespace {
             return chroot(".").and_then(|()| chdir("/")).map_err(fail);
         }
         // The old root ends up on top of the new one, from where it is detached.

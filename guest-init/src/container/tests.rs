@@ -2,13 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crx_proto::{
-    Capabilities, Cgroup as Limits, Device, DeviceKind, DeviceRule, Mount, Namespace, NamespaceKind, Process,
-    Rlimit, Seccomp, SockFilter, Volume,
+    Capabilities, Cgroup as Limits, Device, DeviceKind, DeviceRule, IdMapping, Mount, Namespace,
+    NamespaceKind, Process, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -19,6 +19,7 @@ use super::*;
 struct Share {
     directory: tempfile::TempDir,
     cgroup: &'static str,
+    device_nodes: &'static str,
     id: String,
 }
 
@@ -44,8 +45,11 @@ impl Share {
         for name in ["bin", "lib", "lib64", "sbin"] {
             symlink(format!("usr/{name}"), rootfs.join(name)).unwrap();
         }
+        // Root of a user namespace has to be able to go there.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let device_nodes = directory.path().join("devices").to_str().unwrap().to_owned().leak();
         let id = format!("crx-test-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Some(Self { directory, cgroup, id })
+        Some(Self { directory, cgroup, device_nodes, id })
     }
 
     /// A plan as `runc spec` would have it, for a shell script.
@@ -65,6 +69,8 @@ impl Share {
             namespaces: [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Cgroup]
                 .map(namespace)
                 .to_vec(),
+            user_mappings: None,
+            time_offsets: Vec::new(),
             hostname: None,
             domainname: None,
             sysctl: Vec::new(),
@@ -102,7 +108,7 @@ impl Share {
 
     /// Runs a plan to its end; returns what it wrote to stdout and its exit code.
     fn run(&self, plan: &Plan) -> Result<(String, i32), StartError> {
-        let mut pod = Pod::this_machine(self.cgroup);
+        let mut pod = Pod::this_machine(self.cgroup, self.device_nodes);
         let (stdin, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (output, stdout) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let stderr = stdout.try_clone().unwrap();
@@ -292,13 +298,112 @@ fn a_seccomp_filter_is_installed_with_and_without_no_new_privileges() {
     }
 }
 
+/// The plan in a user namespace, with an image that belongs to its root.
+fn in_user_namespace(share: &Share, mut plan: Plan) -> Plan {
+    let map = |pod| vec![IdMapping { container: 0, pod, size: 65536 }];
+    plan.user_mappings = Some(UserMappings { uids: map(100_000), gids: map(200_000) });
+    for kind in [NamespaceKind::User, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts] {
+        plan.namespaces.push(Namespace { kind, path: None });
+    }
+    chown(share.directory.path().join("rootfs"), Some(100_000), Some(200_000)).unwrap();
+    plan
+}
+
+#[test]
+fn a_user_namespace_owns_the_others_and_its_root_is_nobody_outside() {
+    let Some(share) = Share::new() else { return };
+    let script = "echo $$; id -u; cat /proc/self/uid_map /proc/self/gid_map; touch /file; stat -c %u:%g /file /usr /dev/zero; \
+                  mount -t tmpfs none /work && echo mounts; hostname inside && hostname; head -c1 /dev/zero | wc -c; \
+                  mknod /node c 1 3 2>/dev/null || echo no nodes; ulimit -Hn; cat /proc/self/oom_score_adj; \
+                  echo again > /proc/self/fd/1; cat /sys/class/net/lo/flags; cat /proc/sys/net/ipv4/ip_forward";
+    let mut plan = in_user_namespace(&share, share.plan(script));
+    plan.mounts.push(file_system("/sys", "sysfs", "", libc::MS_RDONLY));
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap();
+    plan.process.rlimits = vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 64, hard }];
+    plan.process.oom_score_adj = Some(5);
+    plan.process.capabilities.bounding = u64::MAX;
+    plan.sysctl = vec![("net.ipv4.ip_forward".to_owned(), "1".to_owned())];
+    let rule = |allow, minor, access| DeviceRule { allow, kind: None, major: None, minor, access };
+    plan.cgroup.devices = vec![rule(false, None, 7), rule(true, Some(3), 6), rule(true, Some(5), 6)];
+    let (output, code) = share.run(&plan).unwrap();
+    assert_eq!(code, 0, "{output}");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    let expected = format!(
+        "1|0|0 100000 65536|0 200000 65536|0:0|65534:65534|0:0|mounts|inside|1|no nodes|{hard}|5|again|0x9|1"
+    );
+    assert_eq!(output.lines().map(words).collect::<Vec<_>>().join("|"), expected);
+    let file = fs::metadata(share.directory.path().join("rootfs/file")).unwrap();
+    assert_eq!((file.uid(), file.gid()), (100_000, 200_000));
+}
+
+#[test]
+fn what_fails_in_a_user_namespace_is_told_as_elsewhere() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = in_user_namespace(&share, share.plan(""));
+    plan.process.args = vec!["no-such-program".to_owned()];
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.exit_code, 127);
+    assert_eq!(error.message, "process.args[0]: \"no-such-program\": executable file not found in $PATH");
+}
+
+#[test]
+fn mappings_that_the_kernel_refuses_name_their_field() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = in_user_namespace(&share, share.plan(""));
+    let mappings = plan.user_mappings.as_mut().unwrap();
+    mappings.gids.push(mappings.gids[0]);
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.message, "linux.gidMappings: map: Invalid argument");
+}
+
+#[test]
+fn a_time_namespace_has_clocks_of_its_own() {
+    let Some(share) = Share::new() else { return };
+    let plain = share.run(&share.plan("cat /proc/uptime")).unwrap().0;
+    rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+    let mut plan = share.plan("cat /proc/self/timens_offsets /proc/uptime");
+    plan.namespaces.push(Namespace { kind: NamespaceKind::Time, path: None });
+    let offset = |clock, seconds| TimeOffset { clock, seconds, nanoseconds: 5 };
+    plan.time_offsets =
+        vec![offset(TimeOffsetClock::Monotonic, 1000), offset(TimeOffsetClock::Boottime, 2_000_000)];
+    let (output, code) = share.run(&plan).unwrap();
+    assert_eq!(code, 0, "{output}");
+    let words: Vec<&str> = output.split_whitespace().collect();
+    assert_eq!(words[..6], ["monotonic", "1000", "5", "boottime", "2000000", "5"], "{output}");
+    let seconds = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
+    assert!(seconds(words[6]) >= seconds(&plain) + 2_000_000, "{plain} then {output}");
+    plan.time_offsets = vec![offset(TimeOffsetClock::Boottime, i64::MIN)];
+    rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+    let error = share.run(&plan).unwrap_err();
+    assert_eq!(error.message, "linux.timeOffsets: set: Numerical result out of range");
+}
+
+#[test]
+fn namespaces_by_path_are_joined() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = share.plan("for kind in pid net; do readlink /proc/self/ns/$kind; done");
+    // Not the time namespace: a process with threads, as this one, cannot join one.
+    let kinds = [(NamespaceKind::Pid, "pid"), (NamespaceKind::Network, "net"), (NamespaceKind::Uts, "uts")];
+    let by_path = |(kind, name)| Namespace { kind, path: Some(format!("/proc/self/ns/{name}")) };
+    plan.namespaces.retain(|namespace| namespace.kind == NamespaceKind::Mount);
+    plan.namespaces.extend(kinds.map(by_path));
+    let (output, code) = share.run(&plan).unwrap();
+    assert_eq!(code, 0, "{output}");
+    let own = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).unwrap().display().to_string();
+    assert_eq!(output, format!("{}\n{}\n", own("pid"), own("net")));
+}
+
 #[test]
 fn a_namespace_that_a_pod_cannot_give_is_refused() {
     let Some(share) = Share::new() else { return };
     let mut plan = share.plan("");
-    plan.namespaces.push(Namespace { kind: NamespaceKind::Time, path: None });
+    let path = Some("/proc/self/ns/user".to_owned());
+    plan.namespaces.push(Namespace { kind: NamespaceKind::User, path });
     let error = share.run(&plan).unwrap_err();
-    assert_eq!(error.message, "linux.namespaces[3]: a container of a pod cannot have a time namespace");
+    assert_eq!(
+        error.message,
+        "linux.namespaces[3]: a container of a pod cannot have the user namespace of another"
+    );
 }
 
 #[test]
@@ -307,7 +412,7 @@ fn a_terminal_is_the_containers_console() {
     let mut plan =
         share.plan("tty; stty size; test -c /dev/console && echo console; test -t 0 && echo input");
     plan.process.terminal = Some((33, 77));
-    let mut pod = Pod::this_machine(share.cgroup);
+    let mut pod = Pod::this_machine(share.cgroup, share.device_nodes);
     let (ours, theirs) = terminal_sockets().unwrap();
     let prepared = Prepared::new(&plan, &mut pod).unwrap();
     let path = share.directory.path().to_str().unwrap();

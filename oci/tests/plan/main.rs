@@ -8,3 +8,4 @@ mod rejected;
 mod resources;
 mod seccomp;
 mod support;
+mod user;

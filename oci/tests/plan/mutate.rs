@@ -21,6 +21,15 @@ fn rich_config() -> Value {
     config_with(&[
         ("/process/rlimits", json!([{"type": "RLIMIT_CORE", "soft": 1, "hard": 2}])),
         ("/process/user", json!({"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3, 4]})),
+        (
+            "/linux/namespaces",
+            json!(
+                ["pid", "network", "ipc", "uts", "mount", "user", "time"].map(|kind| json!({"type": kind}))
+            ),
+        ),
+        ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 65536}])),
+        ("/linux/gidMappings", json!([{"containerID": 0, "hostID": 100_000, "size": 9}])),
+        ("/linux/timeOffsets", json!({"monotonic": {"secs": 1, "nanosecs": 2}})),
         ("/linux/sysctl", json!({"net.core.somaxconn": "1", "kernel/shmmax": "2"})),
         ("/linux/devices", json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "fileMode": 438}])),
         (

@@ -115,13 +115,6 @@ fn namespaces() {
     check("/linux/namespaces/1/type", json!("pid"), "linux.namespaces[1].type: \"pid\" is listed twice");
     let relative = "linux.namespaces[0].path: \"ns\" is not an absolute path";
     check("/linux/namespaces/0/path", json!("ns"), relative);
-    check(
-        "/linux/namespaces/0/type",
-        json!("user"),
-        "linux.namespaces[0].type: new user namespaces are not supported yet",
-    );
-    let mapping = "linux.uidMappings: user namespaces with ID mappings are not supported yet";
-    check("/linux/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), mapping);
     let only = |kinds: &[&str]| {
         let list = kinds.iter().map(|kind| json!({"type": kind})).collect::<Vec<_>>();
         ("/linux/namespaces", json!(list))
@@ -162,8 +155,6 @@ fn what_is_not_supported() {
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
         check("/hooks", json!({kind: hook}), &format!("hooks.{kind}: hooks are not supported yet"));
     }
-    let offsets = "linux.timeOffsets: clock offsets of time namespaces are not supported yet";
-    check("/linux/timeOffsets", json!({"monotonic": {"secs": 1}}), offsets);
     let rdt = "linux.intelRdt: cache and memory bandwidth allocation does not exist in a pod";
     check("/linux/intelRdt", json!({"closID": "a"}), rdt);
     let personality = "linux.personality.domain: \"LINUX32\" is not supported; LINUX is";

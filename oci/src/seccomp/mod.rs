@@ -11,6 +11,11 @@ use crx_proto::Seccomp;
 use crate::error::{SpecError, quote};
 use crate::json::Field;
 
+/// Why there is no SCMP_ACT_NOTIFY. The listener is a process of the host that gets a descriptor of the filter, looks
+/// into the memory of the caller by its process ID and answers with ioctls: the filter, the memory and the process ID
+/// are those of the pod's kernel.
+const NO_NOTIFICATION: &str =
+    "seccomp notification is not possible: a listener on the host cannot answer for the pod's kernel";
 /// SECCOMP_RET_* of linux/seccomp.h.
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_KILL_THREAD: u32 = 0;
@@ -101,7 +106,7 @@ pub(crate) fn seccomp(linux: &Field<'_>) -> Result<Option<Seccomp>, SpecError> {
     }
     for name in ["listenerPath", "listenerMetadata"] {
         if let Some(listener) = field.get(name)?.filter(Field::is_filled) {
-            return Err(listener.error("seccomp notification is not supported yet"));
+            return Err(listener.error(NO_NOTIFICATION));
         }
     }
     let profile = profile(&field, &syscalls)?;
@@ -199,7 +204,7 @@ fn action(object: &Field<'_>, name: &str, errno_name: &str) -> Result<Action, Sp
         "SCMP_ACT_TRACE" => RET_TRACE | data(TRACE_MAX)?,
         "SCMP_ACT_LOG" => RET_LOG,
         "SCMP_ACT_ALLOW" => RET_ALLOW,
-        "SCMP_ACT_NOTIFY" => return Err(field.error("seccomp notification is not supported yet")),
+        "SCMP_ACT_NOTIFY" => return Err(field.error(NO_NOTIFICATION)),
         other => return Err(field.error(format!("unknown seccomp action {}", quote(other)))),
     })
 }

@@ -371,9 +371,10 @@ fn what_is_refused() {
         json!("SCMP_ACT_X"),
         "syscalls[0].action: unknown seccomp action \"SCMP_ACT_X\"",
     );
-    let notify = "syscalls[0].action: seccomp notification is not supported yet";
-    check("syscalls.action", json!("SCMP_ACT_NOTIFY"), notify);
-    check("listenerPath", json!("/run/x"), "listenerPath: seccomp notification is not supported yet");
+    let why =
+        "seccomp notification is not possible: a listener on the host cannot answer for the pod's kernel";
+    check("syscalls.action", json!("SCMP_ACT_NOTIFY"), &format!("syscalls[0].action: {why}"));
+    check("listenerPath", json!("/run/x"), &format!("listenerPath: {why}"));
     check("syscalls.names", json!([]), "syscalls[0].names: empty");
     let range = "defaultErrnoRet: expected an integer from 0 to 4095, found 4096";
     check("defaultErrnoRet", json!(4096), range);

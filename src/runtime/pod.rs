@@ -94,14 +94,6 @@ fn hear_caller(caller: UnixStream, events: Sender<Event>, terminal_mode: Option<
     Ok(())
 }
 
-/// Forbids the host to use huge pages for this process, or leaves it to the host's policy again.
-///
-/// A boot touches little of each: clearing them would take longer than all the smaller faults, and an idle pod would
-/// keep them.
-fn host_huge_pages(allowed: bool) -> anyhow::Result<()> {
-    rustix::thread::disable_transparent_huge_pages(!allowed).context("cannot choose the size of pages")
-}
-
 /// Builds the share and the VM, confines the process to the share and starts the VM.
 fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
     let open =
@@ -109,7 +101,6 @@ fn boot(launch: &Launch, events: &Sender<Event>) -> anyhow::Result<Vec<Stamp>> {
     let (kernel, initramfs) = (open(&launch.kernel)?, open(&launch.initramfs)?);
     let debug_console = launch.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
     share::build(launch)?;
-    host_huge_pages(false)?;
     let mut stamps = vec![Stamp::now("vmm: share built")];
     let (guest_connections, accepted) = channel();
     let vm = Vm::new(VmConfig {
@@ -300,7 +291,7 @@ impl Pod {
                 self.guest_stages.push((stage, guest_ns));
             }
             GuestMessage::Started { .. } => {
-                host_huge_pages(true)?;
+                crx_vmm::allow_huge_pages(true);
                 frame::write(&self.caller, &Report::Started)?;
             }
             GuestMessage::StartFailed(error) => {

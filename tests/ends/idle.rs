@@ -2,11 +2,12 @@
 
 use crx_fixture::{Bundle, Need, leftovers, need};
 
-/// Huge pages that the start of the container itself may take (kB); the boot alone took 20 MiB of them.
-const MAX_HUGE_KB: u64 = 6 << 10;
+/// Huge pages of an idle pod (kB): the guest's page structures fill 4 MiB, the start of the container may take some. The
+/// boot alone took 20 MiB when it was free to.
+const MAX_HUGE_KB: u64 = 10 << 10;
 
 #[test]
-fn a_boot_takes_no_huge_pages_of_its_host() {
+fn a_boot_takes_few_huge_pages_of_its_host() {
     if !need::met(&[Need::Pod]) {
         return;
     }

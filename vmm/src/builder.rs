@@ -14,7 +14,7 @@ use crate::devices::{self, attach};
 use crate::error::{KvmContext, VmError};
 use crate::vcpu::Vcpu;
 use crate::x86_64::{cpuid, irqchip, msrs, regs};
-use crate::{HostProfile, Vm, layout, memory};
+use crate::{HostProfile, Vm, layout, memory, sys};
 
 /// Builds a VM.
 pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
@@ -28,11 +28,16 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
         .name("crx-create".to_owned())
         .spawn(create_vm)
         .map_err(|source| VmError::Host("cannot start a thread", source))?;
+    sys::allow_huge_pages(false);
     let owned = memory::create(config.memory_mib)?;
     let memory = &owned.memory;
     let loaded = boot::load_kernel(memory, memory_bytes, &mut kernel, &config.kernel_path)?;
     let initramfs =
         boot::load_initramfs(memory, memory_bytes, &mut initramfs, &config.initramfs_path, loaded.end)?;
+    let structures = layout::page_structures(memory_bytes, initramfs.0);
+    if !structures.is_empty() {
+        sys::populate_huge(memory, structures.start, (structures.end - structures.start) as usize);
+    }
     let (kvm, vm) =
         creating.join().map_err(|_| VmError::Host("cannot create a VM", io::ErrorKind::Other.into()))??;
     memory::show(memory, &vm)?;

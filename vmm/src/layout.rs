@@ -8,6 +8,8 @@
 //!                                            0x1_0000_0000  the rest of the memory
 //! ```
 
+use std::ops::Range;
+
 /// Global descriptor table for the 64-bit entry point, above the interrupt vectors and the BIOS data area's
 /// start, which nobody reads before Linux takes the page over.
 pub(crate) const GDT: u64 = 0x500;
@@ -83,6 +85,27 @@ pub(crate) fn memory_regions(memory_bytes: u64) -> Vec<(u64, u64)> {
     regions
 }
 
+/// Size of the host's and the guest's huge pages.
+pub(crate) const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// Where Linux puts its page structures (`struct page`, 64 bytes for each 4 KiB): in whole huge pages, as high as there
+/// is room. Start and end; empty if there is too little memory to tell.
+pub(crate) fn page_structures(memory_bytes: u64, initramfs_start: u64) -> Range<u64> {
+    /// A huge page of structures describes so much memory, and a part of it takes a whole one (SECTION_SIZE_BITS).
+    const SECTION_BYTES: u64 = 128 << 20;
+    let low = memory_bytes.min(LOW_MEMORY_END);
+    let high = memory_bytes - low;
+    let sections = low.div_ceil(SECTION_BYTES) + high.div_ceil(SECTION_BYTES);
+    let bytes = sections * HUGE_PAGE_BYTES;
+    let (bottom, top) =
+        if high >= 2 * bytes { (HOLE_END, HOLE_END + high) } else { (HIGH_MEMORY, initramfs_start) };
+    let end = top & !(HUGE_PAGE_BYTES - 1);
+    match end.checked_sub(bytes) {
+        Some(start) if start >= bottom => start..end,
+        _ => end..end,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +123,15 @@ mod tests {
         assert_eq!(memory_regions(LOW_MEMORY_END + MIB), [(0, LOW_MEMORY_END), (0x1_0000_0000, MIB)]);
         let regions = memory_regions(64 << 30);
         assert_eq!(regions.iter().map(|region| region.1).sum::<u64>(), 64 << 30);
+    }
+
+    #[test]
+    fn page_structures_lie_below_the_initramfs_or_at_the_end_of_high_memory() {
+        assert_eq!(page_structures(256 * MIB, 256 * MIB - 4096), 250 * MIB..254 * MIB);
+        assert_eq!(page_structures(100 * MIB, 99 * MIB), 96 * MIB..98 * MIB);
+        let end = HOLE_END + (8 << 30) - LOW_MEMORY_END;
+        assert_eq!(page_structures(8 << 30, LOW_MEMORY_END - MIB), end - 128 * MIB..end);
+        assert!(page_structures(2 * MIB, MIB).is_empty());
     }
 
     #[test]

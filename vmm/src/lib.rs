@@ -24,5 +24,6 @@ pub use boot::{CommandLineError, ElfFault, InitramfsError, KernelError};
 pub use config::{ConfigError, DeviceConfig, VmConfig};
 pub use error::VmError;
 pub use host::HostProfile;
+pub use sys::allow_huge_pages;
 pub use vcpu::{FailedRun, VcpuError, VcpuState};
 pub use vm::{End, RunningVm, Stopper, Vm};

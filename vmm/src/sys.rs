@@ -125,6 +125,27 @@ pub(crate) fn map_file(memory: &GuestMem, file: &File, offset: u64, address: u64
     mapped == start.cast()
 }
 
+/// Allows the host to use huge pages for this process as its policy says, or forbids it.
+///
+/// [`crate::Vm::new`] forbids it: a boot touches little of each huge page, so clearing them would take longer than all the
+/// smaller faults, and an idle pod would keep them. When what the VM is for has started, huge pages are a gain again.
+pub fn allow_huge_pages(allowed: bool) {
+    // SAFETY: needed because there is no safe wrapper; no pointer, and with these arguments it cannot fail.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!allowed), 0_u64, 0_u64, 0_u64) };
+}
+
+/// Makes the host allocate a range that the guest will use as a whole, in huge pages if it has some. Best effort.
+pub(crate) fn populate_huge(memory: &GuestMem, address: u64, bytes: usize) {
+    let Ok(slice) = memory.get_slice(GuestAddress(address), bytes) else { return };
+    let start = slice.ptr_guard_mut().as_ptr();
+    // SAFETY: needed because there is no safe wrapper. The range is guest memory, as `slice` shows; the advice does not
+    // change its content.
+    unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+    allow_huge_pages(true);
+    populate(memory, address, bytes);
+    allow_huge_pages(false);
+}
+
 /// Makes the host allocate the pages of a range, which would otherwise happen when the guest first writes to each. A
 /// kernel that cannot (before 5.14) leaves it at that. Both numbers must be multiples of pages.
 pub(crate) fn populate(memory: &GuestMem, address: u64, bytes: usize) {

@@ -1,5 +1,6 @@
 //! From a configuration to a VM, one call a step, in boot order. Before: [`VmConfig`]. Next: [`Vm::start`].
 
+use std::os::fd::{AsRawFd, RawFd};
 use std::{io, thread};
 
 use crx_virtio::transport::MmioTransport;
@@ -60,7 +61,9 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
     boot::write_structures(memory, &info).map_err(VmError::BootStructures)?;
 
     let vcpus = vcpus_of(&kvm, &vm, vcpus, loaded.entry)?;
-    Ok(Vm::new_built(vm, owned, Bus::new(windows, serial), vcpus, profile))
+    let files: Vec<RawFd> = vcpus.iter().map(|vcpu| vcpu.fd.as_raw_fd()).chain([vm.as_raw_fd()]).collect();
+    let released_later = sys::released_later(&files);
+    Ok(Vm::new_built(vm, released_later, owned, Bus::new(windows, serial), vcpus, profile))
 }
 
 fn create_vm() -> Result<(Kvm, VmFd), VmError> {

@@ -7,6 +7,7 @@
 //! Then every vCPU thread is kicked and joined, and every device reset, before `wait` returns.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -64,6 +65,7 @@ pub struct Vm {
     profile: HostProfile,
     // Last: KVM's slots and Rust's mappings go when nothing can run any more.
     vm: VmFd,
+    released_later: Option<OwnedFd>,
     memory: OwnedMemory,
 }
 
@@ -78,12 +80,13 @@ impl Vm {
 
     pub(crate) fn new_built(
         vm: VmFd,
+        released_later: Option<OwnedFd>,
         memory: OwnedMemory,
         bus: Bus,
         vcpus: Vec<Vcpu>,
         profile: HostProfile,
     ) -> Self {
-        Self { vcpus, bus, profile, vm, memory }
+        Self { vcpus, bus, profile, vm, released_later, memory }
     }
 
     /// Lets the guest run.
@@ -101,6 +104,7 @@ impl Vm {
             ends,
             sender: sender.clone(),
             _vm: self.vm,
+            _released_later: self.released_later,
             _memory: self.memory,
         };
         let shared = Shared { bus, memory, profile: self.profile, ends: sender };
@@ -120,6 +124,7 @@ pub struct RunningVm {
     ends: Receiver<End>,
     sender: Sender<End>,
     _vm: VmFd,
+    _released_later: Option<OwnedFd>,
     _memory: OwnedMemory,
 }
 

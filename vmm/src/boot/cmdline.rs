@@ -8,7 +8,7 @@ use crate::layout::{COMMAND_LINE_MAX_BYTES, FIRST_DEVICE_GSI, MMIO_WINDOWS};
 
 /// Every guest (rootfs/README.md, "Command line").
 const WORDS: &str = "panic=-1 oops=panic reboot=k noreplace-smp tsc=reliable swiotlb=noforce rootfstype=ramfs \
-                     dummy.numdummies=0 rcupdate.rcu_expedited=1 crx_zeroed_ram";
+                     dummy.numdummies=0 rcupdate.rcu_expedited=1 retain_initrd crx_zeroed_ram";
 
 /// Guests on the PVM backend (rootfs/README.md, "Command line").
 const PVM_WORDS: &str = "crx_pvm crx_pvm_xsave rodata=off mitigations=off";

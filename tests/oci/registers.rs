@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crx_fixture::{Bundle, Need, need, scale};
 
@@ -17,19 +18,26 @@ fn tasks_keep_their_vector_registers() {
     if !need::met(&[Need::Container]) {
         return;
     }
-    let avx = sys::has_avx();
-    if !avx {
-        // Not `eprintln!`: the test harness would swallow it.
-        let _ = writeln!(std::io::stderr(), "SCALED: vector registers: SSE, this processor has no AVX");
-    }
     let rounds = scale::count("rounds of checking registers", 4000, 100);
-    let start = "/registers & pids=\"$pids $!\"\n".repeat(PROCESSES);
+    // The lab's emulated processor contradicts itself about AVX, so that a pod's kernel there does without. On a PVM
+    // host the processor is the host's: what that has must work, whatever the kernel says.
+    let must_be_avx = Path::new("/sys/module/kvm_pvm").exists() && sys::has_avx();
+    let choice = if must_be_avx { "true" } else { "grep -qw avx /proc/cpuinfo" };
+    let start = "/$kind & pids=\"$pids $!\"\n".repeat(PROCESSES);
     let bundle = Bundle::busybox().script(&format!(
-        "{start}for pid in $pids; do wait $pid || {{ echo ended with $?; exit 9; }}; done; echo kept"
+        "kind=SSE; {choice} && kind=AVX\n{start}\
+         for pid in $pids; do wait $pid || {{ echo ended with $?; exit 9; }}; done; echo $kind kept"
     ));
-    let program = bundle.rootfs().join("registers");
-    fs::write(&program, sys::program(rounds, avx)).unwrap();
-    fs::set_permissions(program, Permissions::from_mode(0o755)).unwrap();
+    for (name, avx) in [("SSE", false), ("AVX", true)] {
+        let program = bundle.rootfs().join(name);
+        fs::write(&program, sys::program(rounds, avx)).unwrap();
+        fs::set_permissions(program, Permissions::from_mode(0o755)).unwrap();
+    }
     let outcome = bundle.run().expect(0);
-    assert_eq!(outcome.out(), "kept\n", "{}", outcome.all());
+    if outcome.out() == "SSE kept\n" {
+        // Not `eprintln!`: the test harness would swallow it.
+        let _ = writeln!(std::io::stderr(), "SCALED: vector registers: SSE, containers here have no AVX");
+    } else {
+        assert_eq!(outcome.out(), "AVX kept\n", "{}", outcome.all());
+    }
 }

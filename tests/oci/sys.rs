@@ -95,7 +95,7 @@ global_asm!(
     "syscall",
     "jmp 9f",
     "7:",
-    "mov ecx, 3000000",
+    "mov ecx, 300000",
     "8:",
     "dec ecx",
     "jnz 8b",

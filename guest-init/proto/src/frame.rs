@@ -75,18 +75,19 @@ pub fn read<T: DeserializeOwned>(mut from: impl Read) -> Result<T, FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ExitStatus, GuestMessage, HostMessage};
+    use crate::{ExitStatus, GuestMessage, HostMessage, ProcessId};
 
     #[test]
     fn a_message_survives_the_way() {
-        let message = GuestMessage::Exited(ExitStatus::Signaled { signal: 9, out_of_memory: true });
+        let status = ExitStatus::Signaled { signal: 9, out_of_memory: true };
+        let message = GuestMessage::Exited { process: ProcessId(1), status };
         let bytes = encode(&message).expect("short");
         assert_eq!(read::<GuestMessage>(&bytes[..]).expect("whole"), message);
     }
 
     #[test]
     fn an_end_between_frames_is_told_from_one_inside() {
-        let bytes = encode(&HostMessage::Signal(15)).expect("short");
+        let bytes = encode(&HostMessage::Start(ProcessId(15))).expect("short");
         assert!(matches!(read::<HostMessage>(&bytes[..0]), Err(FrameError::Closed)));
         for cut in 1..bytes.len() {
             assert!(matches!(read::<HostMessage>(&bytes[..cut]), Err(FrameError::Io(_))), "cut at {cut}");

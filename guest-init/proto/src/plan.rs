@@ -42,6 +42,23 @@ pub struct Plan {
     pub process: Process,
     /// The seccomp program, if any.
     pub seccomp: Option<Seccomp>,
+    /// `hooks.startContainer`: programs of the container that run in it between `start` and its own program.
+    pub start_hooks: Vec<Hook>,
+    /// The container's state as the runtime specification has it, which these hooks read on stdin; empty without any.
+    pub state_json: String,
+}
+
+/// A hook that the pod runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute path in the container.
+    pub path: String,
+    /// Arguments, the program's name first; never empty.
+    pub args: Vec<String>,
+    /// `NAME=value` strings.
+    pub env: Vec<String>,
+    /// Seconds after which it has failed.
+    pub timeout_s: Option<u32>,
 }
 
 /// A namespace of the container.

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Takes a file descriptor that the parent process left open for this one.
@@ -25,12 +25,35 @@ pub(crate) fn ignore_signal(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// Gives this process a mount namespace of its own, and a user namespace if `user` is set.
+/// Gives this process a mount namespace of its own.
 ///
 /// # Errors
 /// Those of unshare(2).
-pub(crate) fn unshare_mounts(user: bool) -> io::Result<()> {
-    let flags = libc::CLONE_NEWNS | if user { libc::CLONE_NEWUSER } else { 0 };
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    unshare(libc::CLONE_NEWNS)
+}
+
+/// For a user without root's rights: becomes root in a user namespace and a mount namespace of its own, where this
+/// user and group are root. For root itself nothing changes. Only a process without threads may do that (unshare(2),
+/// CLONE_NEWUSER).
+///
+/// # Errors
+/// Those of unshare(2); the host may forbid it to this user.
+pub(crate) fn become_root_of_own_namespace() -> io::Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if user.is_root() {
+        return Ok(());
+    }
+    unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
+    let write = |name: &str, text: String| {
+        std::fs::OpenOptions::new().write(true).open(name)?.write_all(text.as_bytes())
+    };
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
+    write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+}
+
+fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: neither flag touches the memory or the file descriptors of this process.
     if unsafe { libc::unshare(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

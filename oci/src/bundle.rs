@@ -39,11 +39,26 @@ impl Bundle {
         if !canonical.is_dir() {
             return Err(SpecError::NotADirectory { path: directory.to_owned() });
         }
-        let config = parse(&read(&directory.join(CONFIG_FILE))?)?;
+        let config = read_json(&directory.join(CONFIG_FILE))?;
         let root = Field::root(&config);
         validate::oci_version(&root)?;
         let rootfs = find_rootfs(&canonical, &root)?;
         Ok(Self { directory: canonical, rootfs, config })
+    }
+
+    /// A bundle as it was when its container was made: its configuration was kept in a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not what was kept.
+    pub fn kept(config: &Path, directory: &Path, rootfs: &Path) -> Result<Self, SpecError> {
+        let config = read_json(config)?;
+        Ok(Self { directory: directory.to_owned(), rootfs: rootfs.to_owned(), config })
+    }
+
+    /// The configuration as JSON, to be kept.
+    #[must_use]
+    pub fn config_json(&self) -> Vec<u8> {
+        self.config.to_string().into_bytes()
     }
 
     /// The bundle's directory, absolute and without symbolic links.
@@ -57,6 +72,11 @@ impl Bundle {
     pub fn rootfs(&self) -> &Path {
         &self.rootfs
     }
+}
+
+/// Reads a file with a JSON object.
+pub(crate) fn read_json(path: &Path) -> Result<Value, SpecError> {
+    parse(&read(path)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SpecError> {

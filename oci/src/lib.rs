@@ -10,6 +10,8 @@ pub mod bundle;
 mod capabilities;
 mod devices;
 mod error;
+mod exec;
+mod hooks;
 mod json;
 mod mounts;
 mod namespaces;
@@ -24,6 +26,8 @@ mod validate;
 
 pub use bundle::Bundle;
 pub use error::SpecError;
+pub use exec::{ExecFlags, exec_plan};
+pub use hooks::Hooks;
 pub use plan::{Planned, plan};
 pub use resources::CpuHint;
 pub use spec::default_spec;

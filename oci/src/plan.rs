@@ -8,6 +8,7 @@ use crx_proto::Plan;
 
 use crate::bundle::Bundle;
 use crate::error::{SpecError, quote};
+use crate::hooks::{self, Hooks};
 use crate::json::Field;
 use crate::resources::{self, CpuHint};
 use crate::{devices, mounts, namespaces, process, seccomp, user, validate};
@@ -33,6 +34,8 @@ pub struct Planned {
     pub cgroups_path: Option<String>,
     /// `annotations`.
     pub annotations: BTreeMap<String, String>,
+    /// Hooks, but for those that the plan has.
+    pub hooks: Hooks,
     /// What config.json asks for that does not exist in a pod and can be left out: one line each.
     pub warnings: Vec<String>,
 }
@@ -61,6 +64,8 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
     let rootfs_readonly = root.require("root")?.flag("readonly")?;
     let process = process::process(&root, &bundle.rootfs)?;
     user::check_ids(user_mappings.as_ref(), &process, &devices)?;
+    let mut hooks = hooks::hooks(&root)?;
+    let start_hooks = std::mem::take(&mut hooks.start_container);
     let found = mounts::mounts(&root, &bundle.directory)?;
     warnings.extend(found.warnings);
     Ok(Planned {
@@ -76,6 +81,7 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
             .flatten()
             .map(str::to_owned),
         annotations: annotations(&root)?,
+        hooks,
         warnings,
         plan: Plan {
             id: id.to_owned(),
@@ -98,6 +104,8 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
             user_mappings,
             seccomp: linux.map(seccomp::seccomp).transpose()?.flatten(),
             namespaces,
+            start_hooks,
+            state_json: String::new(),
         },
     })
 }

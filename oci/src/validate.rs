@@ -53,13 +53,6 @@ pub(crate) fn oci_version(root: &Field<'_>) -> Result<(), SpecError> {
 
 /// What is not supported and would change what the container is: refused, not left out.
 pub(crate) fn unsupported(root: &Field<'_>) -> Result<(), SpecError> {
-    if let Some(hooks) = root.get("hooks")? {
-        for kind in
-            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
-        {
-            refuse(&hooks, kind, "hooks are not supported yet")?;
-        }
-    }
     if let Some(process) = root.get("process")? {
         refuse(&process, "scheduler", "scheduling policies are not supported yet")?;
     }

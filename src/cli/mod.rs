@@ -1,9 +1,20 @@
 //! The command line: global options, verbs, dispatch. One file per verb.
 
 mod check;
+mod create;
+mod delete;
+mod exec;
+mod kill;
+mod launching;
+mod list;
+mod pause;
+mod ps;
 mod report;
 mod run;
 mod spec;
+mod start;
+mod state;
+mod table;
 mod vmm;
 
 use std::path::PathBuf;
@@ -36,9 +47,22 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     Run(run::Arguments),
+    Create(create::Arguments),
+    Start(start::Arguments),
+    Exec(exec::Arguments),
+    State(state::Arguments),
+    List(list::Arguments),
+    Ps(ps::Arguments),
+    Kill(kill::Arguments),
+    /// Stop all processes of a container until it is resumed
+    Pause(pause::Arguments),
+    /// Let the processes of a paused container go on
+    Resume(pause::Arguments),
+    Delete(delete::Arguments),
     Spec(spec::Arguments),
+    /// Check whether this host can run pods, and say what to do if not
     Check,
-    #[command(hide = true)]
+    #[command(hide = true, alias = "stand-in")]
     Vmm(vmm::Arguments),
 }
 
@@ -51,6 +75,16 @@ pub fn main() -> ExitCode {
     };
     let result = match &arguments.verb {
         Verb::Run(run) => run::main(&arguments, run),
+        Verb::Create(create) => create::main(&arguments, create),
+        Verb::Start(start) => start::main(&arguments, start),
+        Verb::Exec(exec) => exec::main(&arguments, exec),
+        Verb::State(state) => state::main(&arguments, state),
+        Verb::List(list) => list::main(&arguments, list),
+        Verb::Ps(ps) => ps::main(&arguments, ps),
+        Verb::Kill(kill) => kill::main(&arguments, kill),
+        Verb::Pause(pause) => pause::pause(&arguments, pause),
+        Verb::Resume(resume) => pause::resume(&arguments, resume),
+        Verb::Delete(delete) => delete::main(&arguments, delete),
         Verb::Spec(spec) => spec::main(spec),
         Verb::Check => check::main(&arguments),
         Verb::Vmm(vmm) => vmm::main(vmm),
@@ -59,7 +93,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::error(&error);
-            ExitCode::from(exit::FAILURE)
+            ExitCode::from(exit::of_error(&error))
         }
     }
 }

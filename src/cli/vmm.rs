@@ -1,14 +1,17 @@
-//! The hidden verb: the process that is a pod. `crx run` starts it with its messages' socket inherited.
+//! The hidden verbs: the process that is a pod, and the one that stands in for a process of a pod. `runtime::launch`
+//! starts both with the socket for their messages inherited.
 
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
-use crate::runtime::{exit, pod};
+use crate::runtime::channel::{self, Role};
+use crate::runtime::timeline::Stamp;
+use crate::runtime::{pod, stand_in};
 use crate::sys;
 
-/// Run a pod; started by crx itself
+/// Be a pod, or stand in for a process of one; started by crx itself
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The container's ID, for people who read process lists
@@ -19,8 +22,16 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
-    let channel = sys::inherited_fd(arguments.channel)
-        .with_context(|| format!("crx vmm {} is started by crx run, not by hand", arguments.id))?;
-    pod::main(UnixStream::from(channel))?;
-    Ok(exit::SUCCESS)
+    let started = Stamp::now("vmm: process started");
+    let socket = sys::inherited_fd(arguments.channel)
+        .with_context(|| format!("this is started by crx itself, for container {:?}", arguments.id))?;
+    let launcher = UnixStream::from(socket);
+    let (role, mut descriptors) = channel::receive::<Role>(&launcher)?;
+    match role {
+        Role::Pod(new) => pod::main(launcher, &new, started),
+        Role::StandIn { console } => {
+            let Some(pod) = descriptors.pop() else { bail!("no pod was given to stand in for") };
+            stand_in::main(launcher, UnixStream::from(pod), console)
+        }
+    }
 }

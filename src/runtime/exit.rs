@@ -17,3 +17,18 @@ pub(crate) const FAILURE: u8 = 1;
 pub(crate) fn of_signal(signal: u8) -> u8 {
     128_u8.saturating_add(signal)
 }
+
+/// An error with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Coded {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// One line.
+    pub(crate) message: String,
+}
+
+/// The exit code of an error: its own, or that of failures.
+pub(crate) fn of_error(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<Coded>().map_or(FAILURE, |coded| coded.code)
+}

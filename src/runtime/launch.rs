@@ -1,28 +1,33 @@
-//! The caller's side of a launch: claim the ID, start the VMM child, forward signals, wait, leave nothing.
+//! The caller's side of a launch: claim the ID, start the process that is to be the container's on the host, have it
+//! make the container, and follow it as far as the caller wants.
 //!
-//! Before: `cli::run`. Next: [`super::pod`], in the child.
+//! That process is a VMM process with a pod of its own ([`super::pod`]), or, for what joins a pod, a stand-in
+//! ([`super::stand_in`]). Both are told and both report alike ([`super::channel`]).
+//!
+//! Before: `cli::run`, `cli::create`, `cli::exec`.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
-use std::{io, thread};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use crx_proto::{ExitStatus, FrameError, frame};
+use crx_oci::Planned;
+use crx_proto::{ExecPlan, ExitStatus, FrameError};
 use rustix::io::{FdFlags, fcntl_setfd};
 use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
-use super::channel::{Command, Launch, Report};
-use super::state::StateDir;
+use super::channel::{self, Command, Failure, NewContainer, NewPod, Report, Role, Status};
+use super::state::{Record, StateDir};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Stamp};
-use super::{exit, state};
+use super::{cgroup, console, exit, hooks, share, state};
 
 /// Signals that are passed on to the container, as runc does; before it is started they end the launch.
 const FORWARDED: [i32; 9] = [
@@ -40,82 +45,256 @@ const FORWARDED: [i32; 9] = [
 /// How long a launch may be silent on a terminal.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is launched, and what the caller wants of it.
+/// How far a launch is followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// To the end; the process ends with the caller.
+    ToEnd,
+    /// Until it is started.
+    UntilStarted,
+    /// Until it waits to be started.
+    UntilCreated,
+}
+
+/// What the callers of every launch may want.
+pub(crate) struct Caller {
+    /// How far they follow it.
+    pub(crate) follow: Follow,
+    /// File to write the process ID to.
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Socket to send the terminal to.
+    pub(crate) console_socket: Option<PathBuf>,
+}
+
+impl Caller {
+    /// Checks that there is a terminal for a process that has one, and nothing for one that has none.
+    fn check_terminal(&self, terminal: bool) -> anyhow::Result<()> {
+        let attached = self.follow == Follow::ToEnd;
+        match (terminal, attached, &self.console_socket) {
+            (true, false, None) => {
+                bail!(
+                    "process.terminal: a detached container's terminal goes to a --console-socket; name one"
+                )
+            }
+            (true, true, Some(_)) | (false, _, Some(_)) => {
+                bail!("--console-socket: only for a detached container with process.terminal")
+            }
+            (true, true, None) if !terminal::on_stdin() => {
+                bail!(
+                    "config.json: process.terminal: stdin is not a terminal; set it to false or run crx on one"
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A container to be launched.
 pub(crate) struct Request {
-    /// The container's ID.
+    /// Its ID.
     pub(crate) id: String,
     /// Where the state of containers is kept.
     pub(crate) root: PathBuf,
-    /// The bundle, for `state.json`.
+    /// Its bundle.
     pub(crate) bundle: PathBuf,
-    /// Annotations of config.json, for `state.json`.
-    pub(crate) annotations: BTreeMap<String, String>,
-    /// File to write the container's process ID to.
-    pub(crate) pid_file: Option<PathBuf>,
+    /// The bundle's configuration, for later commands.
+    pub(crate) config_json: Vec<u8>,
+    /// What it is.
+    pub(crate) planned: Planned,
+    /// ID of the first container of the pod that it joins; none for a pod of its own.
+    pub(crate) joins: Option<String>,
+    /// The pod, if it is one of its own; its state directory is filled in here.
+    pub(crate) pod: NewPod,
+    /// What its caller wants.
+    pub(crate) caller: Caller,
+    /// It stays when it has stopped, until it is deleted.
+    pub(crate) keep: bool,
     /// Print the timeline at the end.
     pub(crate) timing: bool,
-    /// Everything that the child needs; its `state_dir` is filled in here.
-    pub(crate) launch: Launch,
     /// Clock readings so far.
     pub(crate) stamps: Vec<Stamp>,
 }
 
-enum Event {
-    Report(Report),
-    /// The child closed its end: it is gone, or about to be.
-    ChildGone(FrameError),
-    Signal(i32),
-}
-
-/// Runs a container to its end.
+/// Launches a container, and follows it as far as its caller wants.
 ///
 /// # Errors
 /// It could not be run, or its pod died. Nothing is left behind.
-pub(crate) fn run(mut request: Request) -> anyhow::Result<u8> {
-    let terminal = request.launch.plan.process.terminal.is_some();
-    if terminal && !terminal::on_stdin() {
-        bail!("config.json: process.terminal: stdin is not a terminal; set it to false or run crx on one");
-    }
+pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
+    let terminal = request.planned.plan.process.terminal.is_some();
+    request.caller.check_terminal(terminal)?;
+    let attached = request.caller.follow == Follow::ToEnd;
     let state = StateDir::claim(&request.root, &request.id)?;
-    request.launch.state_dir =
-        state.path().canonicalize().context("cannot find the state directory again")?;
-    state.write(&describe(&request, None))?;
+    let mut record = record(&request)?;
+    state.write(&record)?;
+    state.keep_config(&request.config_json)?;
+    request.pod.state_dir = state.path().canonicalize().context("cannot find the state directory again")?;
+    request.pod.detached = !attached;
+    request.pod.console = request.caller.console_socket.is_some();
     let (events, received) = channel();
     hear_signals(events.clone())?;
-    let pod = PodProcess::start(&request, &state, events)?;
+    // The signal handler is in place: a signal from here on finds the process that it has to end.
+    let pod = request.joins.as_ref().map(|pod| state::connect(&request.root, pod)).transpose()?;
+    let role = match &pod {
+        Some(_) => Role::StandIn { console: request.pod.console },
+        None => Role::Pod(request.pod),
+    };
+    let process =
+        HostProcess::start(&request.id, &role, pod, Some(&state), &request.caller.console_socket, &events)?;
+    record.pid = Some(process.pid());
+    cgroup::enter(&record.cgroups, process.pid())?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
-    let mut caller = Caller {
-        request: &mut request,
-        state: &state,
-        pod,
+    let planned = &mut request.planned;
+    let creating = record.oci_state(Status::Creating);
+    hooks::run("createRuntime", &planned.hooks.create_runtime, &with_pid(&creating, &record))?;
+    hooks::run("createContainer", &planned.hooks.create_container, &with_pid(&creating, &record))?;
+    if !planned.plan.start_hooks.is_empty() {
+        planned.plan.state_json = record.oci_state(Status::Created).to_string();
+    }
+    let trees = share::detach(planned)?;
+    let create = NewContainer {
+        plan: Box::new(planned.plan.clone()),
+        start: request.caller.follow != Follow::UntilCreated,
+    };
+    process.tell(&Command::Create(create), &trees)?;
+    drop(trees);
+    let on_created = || {
+        state.write(&record)?;
+        write_pid_file(&request.caller, record.pid)
+    };
+    let mut following = Following {
+        what: format!("container {:?}", request.id),
+        follow: request.caller.follow,
+        process,
+        terminal,
+        stamps: &mut request.stamps,
+        on_created: &on_created,
         started: false,
         ended: None,
         raw: None,
         told_to_wait: false,
     };
-    let result = caller.follow(&received);
-    drop(caller.raw.take());
-    caller.pod.end();
-    if let (Ok(_), true) = (&result, request.timing) {
+    let result = following.follow(&received);
+    drop(following.raw.take());
+    let mut process = following.process;
+    if !attached {
+        if result.as_ref().is_ok_and(|code| *code == exit::SUCCESS) {
+            record.stays = true;
+            state.write(&record)?;
+            if request.caller.follow == Follow::UntilStarted {
+                poststart(&record);
+            }
+            process.release()?;
+            state.leave();
+        }
+        return result;
+    }
+    process.end();
+    if result.is_ok() && request.timing {
         request.stamps.push(Stamp::now("crx: VMM process gone"));
         timeline::print(request.stamps);
+    }
+    if request.keep && result.is_ok() {
+        record.stays = true;
+        state.write(&record)?;
+        state.leave();
+    } else {
+        drop(state);
+        poststop(&record);
     }
     result
 }
 
-/// `state.json`, as the runtime specification has it.
-fn describe(request: &Request, pid: Option<u32>) -> serde_json::Value {
-    let mut state = serde_json::json!({
-        "ociVersion": "1.2.0",
-        "id": request.id,
-        "status": if pid.is_some() { "running" } else { "creating" },
-        "bundle": request.bundle,
-        "annotations": request.annotations,
-    });
-    if let Some(pid) = pid {
-        state["pid"] = pid.into();
+/// Launches one more process in a container, and follows it as far as its caller wants.
+///
+/// # Errors
+/// It could not be run, or its pod died.
+pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Caller) -> anyhow::Result<u8> {
+    let terminal = plan.process.terminal.is_some();
+    caller.check_terminal(terminal)?;
+    let (events, received) = channel();
+    hear_signals(events.clone())?;
+    let id = &container.record.id;
+    let role = Role::StandIn { console: caller.console_socket.is_some() };
+    let pod = container.connect()?;
+    let process = HostProcess::start(id, &role, Some(pod), None, &caller.console_socket, &events)?;
+    let pid = process.pid();
+    process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
+    let on_created = || write_pid_file(caller, Some(pid));
+    let mut following = Following {
+        what: format!("exec in container {id:?}"),
+        follow: caller.follow,
+        process,
+        terminal,
+        stamps: &mut Vec::new(),
+        on_created: &on_created,
+        started: false,
+        ended: None,
+        raw: None,
+        told_to_wait: false,
+    };
+    let result = following.follow(&received);
+    drop(following.raw.take());
+    if result.is_ok() && caller.follow != Follow::ToEnd {
+        following.process.release()?;
     }
+    result
+}
+
+/// What the state directory says of a container that is being made.
+fn record(request: &Request) -> anyhow::Result<Record> {
+    let planned = &request.planned;
+    let cgroups = match &planned.cgroups_path {
+        Some(path) if !path.is_empty() => cgroup::directories(path)?,
+        _ => Vec::new(),
+    };
+    Ok(Record {
+        id: request.id.clone(),
+        pid: None,
+        bundle: request.bundle.clone(),
+        rootfs: planned.rootfs.clone(),
+        created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+        annotations: planned.annotations.clone(),
+        pod: request.joins.clone().unwrap_or_else(|| request.id.clone()),
+        cgroups,
+        stays: false,
+        poststart: planned.hooks.poststart.clone(),
+        poststop: planned.hooks.poststop.clone(),
+    })
+}
+
+/// The state for hooks: the process is there although the container is not.
+fn with_pid(state: &serde_json::Value, record: &Record) -> serde_json::Value {
+    let mut state = state.clone();
+    state["pid"] = record.pid.into();
     state
+}
+
+/// Runs the poststart hooks. As the specification has it, one that fails is only told.
+pub(crate) fn poststart(record: &Record) {
+    if let Err(error) = hooks::run("poststart", &record.poststart, &record.oci_state(Status::Running)) {
+        eprintln!("crx: warning: {error:#}");
+    }
+}
+
+/// Runs the poststop hooks, likewise.
+pub(crate) fn poststop(record: &Record) {
+    if let Err(error) = hooks::run("poststop", &record.poststop, &record.oci_state(Status::Stopped)) {
+        eprintln!("crx: warning: {error:#}");
+    }
+}
+
+fn write_pid_file(caller: &Caller, pid: Option<u32>) -> anyhow::Result<()> {
+    match (&caller.pid_file, pid) {
+        (Some(file), Some(pid)) => state::write_atomically(file, pid.to_string().as_bytes()),
+        _ => Ok(()),
+    }
+}
+
+enum Event {
+    Report(Report),
+    /// The process closed its end: it is gone, or about to be.
+    Gone(FrameError),
+    Signal(i32),
 }
 
 /// Turns signals into events, on a thread of its own.
@@ -131,74 +310,119 @@ fn hear_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// The VMM child and the socket to it.
-struct PodProcess {
-    child: Child,
+/// The process that is the container's on the host, and the socket to it. Dropped, it is ended.
+struct HostProcess {
+    child: Option<Child>,
     socket: UnixStream,
 }
 
-impl PodProcess {
-    fn start(request: &Request, state: &StateDir, events: Sender<Event>) -> anyhow::Result<Self> {
+impl HostProcess {
+    /// Starts it. It keeps the lock of the state directory.
+    fn start(
+        id: &str,
+        role: &Role,
+        pod: Option<UnixStream>,
+        state: Option<&StateDir>,
+        console_socket: &Option<PathBuf>,
+        events: &Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
         let (socket, inherited) = UnixStream::pair()?;
         // The child keeps both: the socket, and the lock that says the container is alive.
         fcntl_setfd(&inherited, FdFlags::empty())?;
-        fcntl_setfd(state.lock(), FdFlags::empty())?;
-        let child = Process::new("/proc/self/exe")
-            .arg0("crx")
-            .args(["vmm", &request.id, "--channel", &inherited.as_raw_fd().to_string()])
-            .spawn()
-            .context("cannot start the VMM process")?;
-        fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
+        if let Some(state) = state {
+            fcntl_setfd(state.lock(), FdFlags::empty())?;
+        }
+        let verb = if matches!(role, Role::Pod(_)) { "vmm" } else { "stand-in" };
+        let mut command = Process::new("/proc/self/exe");
+        command.arg0("crx").args([verb, id, "--channel", &inherited.as_raw_fd().to_string()]);
+        if let Some(terminal) = console {
+            command.stdin(terminal.try_clone()?).stdout(terminal);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start the process of {id:?}"))?;
+        if let Some(state) = state {
+            fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
+        }
         drop(inherited);
-        let pod = Self { child, socket };
-        let reports = pod.socket.try_clone()?;
-        thread::Builder::new().name("crx-reports".to_owned()).spawn(move || {
-            loop {
-                let event = match frame::read(&reports) {
-                    Ok(report) => Event::Report(report),
-                    Err(error) => Event::ChildGone(error),
-                };
-                let last = matches!(event, Event::ChildGone(_));
-                if events.send(event).is_err() || last {
-                    return;
-                }
-            }
-        })?;
-        // A child that died already is told by its socket's end.
-        match frame::write(&pod.socket, &request.launch) {
+        let process = Self { child: Some(child), socket };
+        hear_reports(process.socket.try_clone()?, events.clone())?;
+        let pod: Vec<OwnedFd> = pod.into_iter().map(OwnedFd::from).collect();
+        process.tell(role, &pod)?;
+        Ok(process)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Sends a message. A process that died already is told by its socket's end.
+    fn tell<T: serde::Serialize>(&self, message: &T, descriptors: &[OwnedFd]) -> anyhow::Result<()> {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        match channel::send(&self.socket, message, &descriptors) {
             Err(error @ FrameError::TooLong { .. }) => Err(error).context("config.json is too large"),
-            _ => Ok(pod),
+            _ => Ok(()),
         }
     }
 
-    /// Ends the child and waits until it is gone, and with it everything that the pod had.
+    /// Lets it live on without its launcher.
+    fn release(&mut self) -> anyhow::Result<()> {
+        self.tell(&Command::Release, &[])?;
+        self.child = None;
+        Ok(())
+    }
+
+    /// Ends it and waits until it is gone, and with it everything that it had.
     fn end(&mut self) -> Option<std::process::ExitStatus> {
+        let mut child = self.child.take()?;
         // It may have ended by itself.
-        let _ = self.child.kill();
-        self.child.wait().ok()
+        let _ = child.kill();
+        child.wait().ok()
     }
 }
 
-impl Drop for PodProcess {
+impl Drop for HostProcess {
     fn drop(&mut self) {
         self.end();
     }
 }
 
+/// Turns reports into events, on a thread of its own.
+fn hear_reports(socket: UnixStream, events: Sender<Event>) -> io::Result<()> {
+    thread::Builder::new().name("crx-reports".to_owned()).spawn(move || {
+        loop {
+            let event = match channel::receive(&socket) {
+                Ok((report, _)) => Event::Report(report),
+                Err(error) => Event::Gone(error),
+            };
+            let last = matches!(event, Event::Gone(_));
+            if events.send(event).is_err() || last {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
 /// A launch under way, as its caller sees it.
-struct Caller<'a> {
-    request: &'a mut Request,
-    state: &'a StateDir,
-    pod: PodProcess,
+struct Following<'a> {
+    /// What is launched, for messages.
+    what: String,
+    follow: Follow,
+    process: HostProcess,
+    /// It has a terminal.
+    terminal: bool,
+    stamps: &'a mut Vec<Stamp>,
+    /// What is to be done once the process is there.
+    on_created: &'a dyn Fn() -> anyhow::Result<()>,
     started: bool,
     ended: Option<ExitStatus>,
-    /// The terminal, while the container has it.
+    /// The caller's terminal, while the process has it.
     raw: Option<RawTerminal>,
     told_to_wait: bool,
 }
 
-impl Caller<'_> {
-    /// Follows the child's reports to the container's exit code.
+impl Following<'_> {
+    /// Follows the reports to the exit code.
     fn follow(&mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
         loop {
             let event = match events.recv_timeout(PATIENCE) {
@@ -212,7 +436,7 @@ impl Caller<'_> {
             let code = match event {
                 Event::Signal(signal) => self.signal(signal),
                 Event::Report(report) => self.hear(report)?,
-                Event::ChildGone(error) => return Err(self.gone(&error)),
+                Event::Gone(error) => return Err(self.gone(&error)),
             };
             if let Some(code) = code {
                 self.show_waiting(false);
@@ -223,28 +447,30 @@ impl Caller<'_> {
 
     fn hear(&mut self, report: Report) -> anyhow::Result<Option<u8>> {
         match report {
+            Report::Created => {
+                (self.on_created)()?;
+                return Ok((self.follow == Follow::UntilCreated).then_some(exit::SUCCESS));
+            }
             Report::Started => {
                 self.show_waiting(false);
-                self.request.stamps.push(Stamp::now("crx: container started"));
+                self.stamps.push(Stamp::now("crx: container started"));
                 self.started = true;
-                if self.request.launch.plan.process.terminal.is_some() {
+                if self.follow == Follow::UntilStarted {
+                    return Ok(Some(exit::SUCCESS));
+                }
+                if self.terminal {
                     // Not before: until the container can take them, Ctrl-C and the like are for crx.
                     self.raw = Some(RawTerminal::new().context("cannot use the terminal")?);
-                }
-                let pid = self.pod.child.id();
-                self.state.write(&describe(self.request, Some(pid)))?;
-                if let Some(pid_file) = &self.request.pid_file {
-                    state::write_atomically(pid_file, pid.to_string().as_bytes())?;
                 }
             }
             Report::Warning(text) => self.warn(&text),
             Report::Ended(status) => {
-                self.request.stamps.push(Stamp::now("crx: container ended"));
+                self.stamps.push(Stamp::now("crx: container ended"));
                 self.ended = Some(status);
             }
             Report::Drained(stamps) => {
-                self.request.stamps.extend(stamps);
-                let Some(status) = self.ended else { bail!("the VMM process reported no exit status") };
+                self.stamps.extend(stamps);
+                let Some(status) = self.ended else { bail!("{}: no exit status was reported", self.what) };
                 if let ExitStatus::Signaled { out_of_memory: true, .. } = status {
                     self.warn(
                         "out of memory: the kernel killed it; raise linux.resources.memory.limit or give the pod more with --memory",
@@ -252,22 +478,22 @@ impl Caller<'_> {
                 }
                 return Ok(Some(status.code()));
             }
-            Report::Failed { exit_code, message, console } => {
-                self.show_waiting(false);
-                for line in console {
-                    eprintln!("  {}", line.escape_debug());
-                }
-                if exit_code == exit::FAILURE {
-                    bail!("container {:?}: {message}", self.request.id);
-                }
-                eprintln!("crx: container {:?}: {}", self.request.id, message.escape_debug());
-                return Ok(Some(exit_code));
-            }
+            Report::Failed(failure) => return self.failed(&failure).map(Some),
+            Report::Stream(_) | Report::OutOfMemory | Report::Status(_) | Report::Answer(_) => {}
         }
         Ok(None)
     }
 
-    /// Forwards a signal; before the container runs, and after it has ended, a signal ends the launch.
+    fn failed(&mut self, failure: &Failure) -> anyhow::Result<u8> {
+        self.show_waiting(false);
+        for line in &failure.console {
+            eprintln!("  {}", line.escape_debug());
+        }
+        Err(exit::Coded { code: failure.exit_code, message: format!("{}: {}", self.what, failure.message) }
+            .into())
+    }
+
+    /// Forwards a signal; before the process runs, and after it has ended, a signal ends the launch.
     fn signal(&self, signal: i32) -> Option<u8> {
         let number = u8::try_from(signal).unwrap_or(0);
         let command = match (signal, &self.ended) {
@@ -280,32 +506,29 @@ impl Caller<'_> {
             (_, None) if !self.started => return Some(exit::of_signal(number)),
             _ => Command::Signal(number),
         };
-        // A child that is gone is told by its socket's end.
-        let _ = frame::write(&self.pod.socket, &command);
+        // A process that is gone is told by its socket's end.
+        let _ = self.process.tell(&command, &[]);
         None
     }
 
-    /// The child went without a last report.
+    /// The process went without a last report.
     fn gone(&mut self, error: &FrameError) -> anyhow::Error {
         self.show_waiting(false);
-        let id = &self.request.id;
-        match self.pod.child.wait() {
-            Ok(status) => {
-                anyhow::anyhow!("container {id:?}: its VMM process ended without a report: {status}")
-            }
-            Err(_) => anyhow::anyhow!("container {id:?}: its VMM process cannot be heard: {error}"),
+        let what = &self.what;
+        match self.process.child.as_mut().map(Child::wait) {
+            Some(Ok(status)) => anyhow::anyhow!("{what}: its VMM process ended without a report: {status}"),
+            _ => anyhow::anyhow!("{what}: its VMM process cannot be heard: {error}"),
         }
     }
 
     fn warn(&mut self, text: &str) {
         self.show_waiting(false);
-        eprintln!("crx: container {:?}: {}", self.request.id, text.escape_debug());
+        eprintln!("crx: {}: {}", self.what, text.escape_debug());
     }
 
     /// On a terminal, says once that a launch takes its time, and takes that back afterwards.
     fn show_waiting(&mut self, waiting: bool) {
-        let raw = self.request.launch.plan.process.terminal.is_some();
-        if self.started || raw || !rustix::termios::isatty(io::stderr()) || waiting == self.told_to_wait {
+        if self.started || self.terminal || !io::stderr().is_terminal() || waiting == self.told_to_wait {
             return;
         }
         self.told_to_wait = waiting;

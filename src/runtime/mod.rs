@@ -1,16 +1,22 @@
 //! Containers and their pods: what the verbs of the command line call.
 //!
-//! [`launch`] is the caller's side, [`pod`] the VMM child's. They share [`channel`], their messages, and
-//! [`timeline`], the clock readings of a launch.
+//! [`launch`] is the caller's side; [`pod`] the VMM process's; [`stand_in`] that of a process which joined a pod. They share
+//! [`channel`], their messages, [`state`], what is on disk, and [`timeline`], the clock readings of a launch.
 
+mod cgroup;
 pub(crate) mod channel;
+mod console;
 pub(crate) mod exit;
 pub(crate) mod guest_files;
+mod hooks;
 pub(crate) mod launch;
 pub(crate) mod pod;
 mod relay;
+mod session;
 mod share;
+pub(crate) mod signals;
 pub(crate) mod sizing;
+pub(crate) mod stand_in;
 pub(crate) mod state;
 pub(crate) mod terminal;
 pub(crate) mod timeline;

@@ -9,14 +9,33 @@ use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::channel::Stream;
+
 /// What one turn copies: a pipe's default capacity.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Copies stdin to the guest until its end, which is passed on.
+/// Relays a stream of a process to this process's own, and calls `done` when an output has ended.
 ///
 /// # Errors
-/// The thread could not be started.
-pub(crate) fn input(mut to: UnixStream) -> io::Result<()> {
+/// A thread could not be started.
+pub(crate) fn standard(
+    stream: Stream,
+    connection: UnixStream,
+    done: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    match stream {
+        Stream::Stdin => input(connection),
+        Stream::Stdout => output("crx-stdout", connection, io::stdout(), done),
+        Stream::Stderr => output("crx-stderr", connection, io::stderr(), done),
+        Stream::Terminal => {
+            input(connection.try_clone()?)?;
+            output("crx-stdout", connection, io::stdout(), done)
+        }
+    }
+}
+
+/// Copies stdin to the guest until its end, which is passed on.
+fn input(mut to: UnixStream) -> io::Result<()> {
     spawn("crx-stdin", move || {
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
@@ -37,10 +56,7 @@ pub(crate) fn input(mut to: UnixStream) -> io::Result<()> {
 /// Copies a guest's stream to `to` until its end, then calls `done`.
 ///
 /// When nobody reads `to` any more the guest is told, so that its writer gets SIGPIPE.
-///
-/// # Errors
-/// The thread could not be started.
-pub(crate) fn output(
+fn output(
     name: &'static str,
     mut from: UnixStream,
     to: impl AsFd + Send + 'static,

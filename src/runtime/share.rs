@@ -1,108 +1,193 @@
-//! The share: the only directory that the VMM child can see, and all that the guest is served from.
+//! The share: the only directory that the VMM process can see, and all that the guest is served from.
 //!
-//! Built in the child's own mount namespace on top of the state directory, so it vanishes with the child:
-//! `rootfs/` is the container's root, `volumes/N` the sources of its bind mounts.
+//! A tmpfs on the state directory, in the process's own mount namespace, so it vanishes with the process. Each
+//! container has a directory in it, named by its number: `1/rootfs`, and the sources of its bind mounts as `1/volumes/0`, ...
+//! They come as detached mounts from whoever launches the container and can see the host's files: the process
+//! itself cannot any more.
 
-use std::fs::{self, File};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Context;
-use crx_proto::{BindSource, Mount, MountKind};
-use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
+use crx_oci::Planned;
+use crx_proto::{BindSource, Mount, MountKind, Plan, ProcessId, SHARE_ROOTFS, SHARE_VOLUMES};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, mkdirat, openat, statvfs, unlinkat,
+};
+use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    mount_remount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
+    mount_remount, move_mount, open_tree, unmount,
 };
 
-use super::channel::Launch;
-use crate::sys;
+use super::channel::MAX_DESCRIPTORS;
 
-/// Leaves the host's mount namespace; without root's rights inside a user namespace that maps the caller to root.
-///
-/// Only a process without threads may do that (unshare(2), CLONE_NEWUSER).
+/// Detached mounts of what a container gets from the host: its root file system, then its volumes.
 ///
 /// # Errors
-/// The host does not let this user make namespaces.
-pub(crate) fn leave_host() -> anyhow::Result<()> {
-    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    if user.is_root() {
-        return Ok(sys::unshare_mounts(false)?);
+/// The system refuses, or there are too many.
+pub(crate) fn detach(planned: &Planned) -> anyhow::Result<Vec<OwnedFd>> {
+    if planned.volumes.len() >= MAX_DESCRIPTORS {
+        anyhow::bail!("config.json: mounts: at most {} bind mounts are possible", MAX_DESCRIPTORS - 1);
     }
-    sys::unshare_mounts(true)?;
-    let write = |name: &str, text: String| -> anyhow::Result<()> {
-        let file = rustix::fs::openat(CWD, name, rustix::fs::OFlags::WRONLY, rustix::fs::Mode::empty())?;
-        rustix::io::write(file, text.as_bytes())?;
-        Ok(())
-    };
-    write("/proc/self/setgroups", "deny".to_owned())?;
-    write("/proc/self/uid_map", format!("0 {} 1", user.as_raw()))?;
-    write("/proc/self/gid_map", format!("0 {} 1", group.as_raw()))
+    let mut trees = Vec::with_capacity(1 + planned.volumes.len());
+    trees.push(
+        detached(&planned.rootfs, true)
+            .with_context(|| format!("root.path: cannot share {}", planned.rootfs.display()))?,
+    );
+    for (number, source) in planned.volumes.iter().enumerate() {
+        trees.push(
+            detached(source, mounted_as(&planned.plan.mounts, number).recursive)
+                .with_context(|| format!("mounts: cannot share the source {}", source.display()))?,
+        );
+    }
+    Ok(trees)
 }
 
-/// Builds the share on the state directory. The process is in a mount namespace of its own already.
-///
-/// # Errors
-/// A mount was refused.
-pub(crate) fn build(launch: &Launch) -> anyhow::Result<()> {
-    let share = launch.state_dir.as_path();
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).context("cannot separate the pod's mounts from the host's")?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("crx", share, "tmpfs", flags, Some(c"mode=755,size=1m"))
-        .with_context(|| format!("cannot mount the share on {}", share.display()))?;
-    let rootfs = share.join(crx_proto::SHARE_ROOTFS);
-    fs::create_dir(&rootfs)?;
-    mount_bind_recursive(&launch.rootfs, &rootfs)
-        .with_context(|| format!("root.path: cannot share {}", launch.rootfs.display()))?;
-    let volumes = share.join(crx_proto::SHARE_VOLUMES);
-    fs::create_dir(&volumes)?;
-    for (number, (source, volume)) in launch.volumes.iter().zip(&launch.plan.volumes).enumerate() {
-        let target = volumes.join(number.to_string());
-        if volume.is_directory {
-            fs::create_dir(&target)?;
-        } else {
-            File::create_new(&target)?;
+fn detached(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags })
+}
+
+/// How the bind mount wants a volume.
+#[derive(Clone, Copy, Default)]
+struct MountedAs {
+    /// With the mounts below it.
+    recursive: bool,
+    /// Read-only: a guest's kernel may not keep its own promise.
+    read_only: bool,
+}
+
+fn mounted_as(mounts: &[Mount], volume: usize) -> MountedAs {
+    let of_this = |mount: &Mount| match mount.kind {
+        MountKind::Bind { source: BindSource::Volume(number), recursive } if number as usize == volume => {
+            Some(MountedAs { recursive, read_only: mount.flags & libc::MS_RDONLY != 0 })
         }
-        share_volume(&launch.plan.mounts, number, source, &target)
-            .with_context(|| format!("mounts: cannot share the source {}", source.display()))?;
-    }
-    // The guest may fill its root and its volumes, not the share that holds them.
-    mount_remount(share, flags | MountFlags::RDONLY, c"").context("cannot make the share read-only")
-}
-
-/// Makes the share the root of this process: nothing else of the host can be named any more.
-///
-/// # Errors
-/// A system call was refused.
-pub(crate) fn enter(share: &Path) -> anyhow::Result<()> {
-    let enter = || -> rustix::io::Result<()> {
-        rustix::process::chdir(share)?;
-        // The old root is stacked on the new one and taken off at once (pivot_root(2), NOTES).
-        rustix::process::pivot_root(".", ".")?;
-        unmount(".", UnmountFlags::DETACH)?;
-        rustix::process::chdir("/")
+        _ => None,
     };
-    enter().context("cannot confine the VMM to the share")
+    mounts.iter().find_map(of_this).unwrap_or_default()
 }
 
-/// Shares the source of a bind mount, with no more than the mount says: without the mounts below the source
-/// unless it is recursive, and read-only if it is, for a guest's kernel may not keep its own promise.
-fn share_volume(mounts: &[Mount], number: usize, source: &Path, target: &Path) -> rustix::io::Result<()> {
-    let of_this = |mount: &&Mount| matches!(mount.kind, MountKind::Bind { source: BindSource::Volume(n), .. } if n as usize == number);
-    let mount = mounts.iter().find(of_this);
-    if mount.is_some_and(|mount| matches!(mount.kind, MountKind::Bind { recursive: true, .. })) {
-        mount_bind_recursive(source, target)?;
-    } else {
-        mount_bind(source, target)?;
+/// The share of a pod.
+pub(crate) struct Share {
+    /// The share as the VMM process may write it; what the guest is served is the same, read-only.
+    writable: OwnedFd,
+}
+
+impl Share {
+    /// Builds the empty share on a directory. The process is in a mount namespace of its own already.
+    ///
+    /// # Errors
+    /// A mount was refused.
+    pub(crate) fn build(directory: &Path) -> anyhow::Result<Self> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).context("cannot separate the pod's mounts from the host's")?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("crx", directory, "tmpfs", flags, Some(c"mode=755,size=4m"))
+            .with_context(|| format!("cannot mount the share on {}", directory.display()))?;
+        let writable = detached(directory, false).context("cannot open the share")?;
+        // The guest may fill its roots and its volumes, not the share that holds them.
+        mount_remount(directory, MountFlags::BIND | MountFlags::RDONLY | flags, c"")
+            .context("cannot make the share read-only")?;
+        Ok(Self { writable })
     }
-    if mount.is_some_and(|mount| mount.flags & libc::MS_RDONLY != 0) {
-        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY | kept_flags(target)?, c"")?;
+
+    /// Makes the share the root of this process: nothing else of the host can be named any more.
+    ///
+    /// # Errors
+    /// A system call was refused.
+    pub(crate) fn enter(directory: &Path) -> anyhow::Result<()> {
+        let enter = || -> rustix::io::Result<()> {
+            rustix::process::chdir(directory)?;
+            // The old root is stacked on the new one and taken off at once (pivot_root(2), NOTES).
+            rustix::process::pivot_root(".", ".")?;
+            unmount(".", UnmountFlags::DETACH)?;
+            rustix::process::chdir("/")
+        };
+        enter().context("cannot confine the VMM to the share")
     }
-    Ok(())
+
+    /// Adds the files of a container. The share is the process's root already.
+    ///
+    /// # Errors
+    /// They are not those of the plan, or a system call was refused. Nothing of them stays in the share.
+    pub(crate) fn add(&self, number: ProcessId, plan: &Plan, trees: &[OwnedFd]) -> anyhow::Result<()> {
+        let added = self.try_add(number, plan, trees);
+        if added.is_err() {
+            self.remove(number, plan.volumes.len());
+        }
+        added
+    }
+
+    fn try_add(&self, number: ProcessId, plan: &Plan, trees: &[OwnedFd]) -> anyhow::Result<()> {
+        let Some((rootfs, volumes)) = trees.split_first() else {
+            anyhow::bail!("there is no root file system")
+        };
+        if volumes.len() != plan.volumes.len() {
+            anyhow::bail!("{} volumes came for {} bind mounts", volumes.len(), plan.volumes.len());
+        }
+        let directory = number.0.to_string();
+        self.make_directory(&directory)?;
+        self.attach(rootfs.as_fd(), &format!("{directory}/{SHARE_ROOTFS}"))
+            .context("root.path: cannot share it")?;
+        self.make_directory(&format!("{directory}/{SHARE_VOLUMES}"))?;
+        for (volume, tree) in volumes.iter().enumerate() {
+            let path = format!("{directory}/{SHARE_VOLUMES}/{volume}");
+            let attached = self.attach(tree.as_fd(), &path).and_then(|()| {
+                if mounted_as(&plan.mounts, volume).read_only {
+                    make_read_only(&format!("/{path}"))
+                } else {
+                    Ok(())
+                }
+            });
+            attached.with_context(|| format!("mounts: cannot share volume {volume}"))?;
+        }
+        Ok(())
+    }
+
+    fn make_directory(&self, path: &str) -> rustix::io::Result<()> {
+        mkdirat(&self.writable, path, Mode::from_raw_mode(0o755))
+    }
+
+    /// Attaches a detached mount at a new path of the share. Mounts that the host makes below it later arrive; what
+    /// is mounted or taken off here never reaches the host.
+    fn attach(&self, tree: BorrowedFd<'_>, path: &str) -> rustix::io::Result<()> {
+        if FileType::from_raw_mode(fstat(tree)?.st_mode).is_dir() {
+            self.make_directory(path)?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&self.writable, path, flags, Mode::from_raw_mode(0o644))?;
+        }
+        let target = format!("/{path}");
+        move_mount(tree, "", CWD, &*target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        mount_change(&*target, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+    }
+
+    /// Takes a container's files out of the share again.
+    pub(crate) fn remove(&self, number: ProcessId, volumes: usize) {
+        let directory = number.0.to_string();
+        let mut mounted: Vec<String> =
+            (0..volumes).map(|volume| format!("{directory}/{SHARE_VOLUMES}/{volume}")).collect();
+        mounted.push(format!("{directory}/{SHARE_ROOTFS}"));
+        for path in mounted {
+            // What is not there, after half an addition, need not be taken off.
+            let _ = unmount(format!("/{path}"), UnmountFlags::DETACH);
+            if unlinkat(&self.writable, &*path, AtFlags::REMOVEDIR) == Err(Errno::NOTDIR) {
+                let _ = unlinkat(&self.writable, &*path, AtFlags::empty());
+            }
+        }
+        for path in [format!("{directory}/{SHARE_VOLUMES}"), directory] {
+            let _ = unlinkat(&self.writable, path, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+fn make_read_only(target: &str) -> rustix::io::Result<()> {
+    mount_remount(target, MountFlags::BIND | MountFlags::RDONLY | kept_flags(target)?, c"")
 }
 
 /// The restrictions of a mount, which a remount in a user namespace must name again.
-fn kept_flags(target: &Path) -> rustix::io::Result<MountFlags> {
+fn kept_flags(target: &str) -> rustix::io::Result<MountFlags> {
     let now = statvfs(target)?.f_flag;
     let pairs = [
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),

@@ -1,16 +1,82 @@
 //! The state directory of a container: the claim on its ID, and what other commands may know of it.
 //!
-//! `<root>/<id>/` holds `lock`, locked by everybody who keeps the container alive (the command and its VMM
-//! child share one open file), and `state.json`. A directory whose lock nobody holds is what a killed container left:
-//! the next command removes it. `<root>/.lock` orders the commands that create and collect.
+//! `<root>/<id>/` holds
+//! - `lock`, locked by everybody who keeps the container alive: the command that makes it, and the process that
+//!   callers take for it (they share one open file);
+//! - `state.json`, the [`Record`];
+//! - `config.json`, as it was when the container was made;
+//! - `pod.sock`, if the container is its pod's first: where commands reach the pod.
+//!
+//! A directory whose lock nobody holds is a container that has stopped; if nobody is to delete it (an attached `run`, or
+//! a `create` that did not come to its end) the next command removes it. `<root>/.lock` orders the commands that create and
+//! collect.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use crx_proto::Hook;
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::channel::{Annotations, Command, Report, Status};
+use super::{cgroup, channel, session};
+
+/// Name of the socket on which a pod hears commands.
+pub(crate) const POD_SOCKET: &str = "pod.sock";
+/// Name of the record.
+const RECORD: &str = "state.json";
+/// Name of the container's configuration.
+const CONFIG: &str = "config.json";
+/// Version of the runtime specification that the state is written to.
+const OCI_VERSION: &str = "1.2.0";
+
+/// What a container's state directory says of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Its ID.
+    pub(crate) id: String,
+    /// The process that callers take for it, once it is there.
+    pub(crate) pid: Option<u32>,
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+    /// Its root file system.
+    pub(crate) rootfs: PathBuf,
+    /// When it was made, as RFC 3339 has it.
+    pub(crate) created: String,
+    /// Annotations of its config.json.
+    pub(crate) annotations: Annotations,
+    /// ID of its pod's first container.
+    pub(crate) pod: String,
+    /// Cgroups of the host that were made for it.
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// It stays when it has stopped, until it is deleted.
+    pub(crate) stays: bool,
+    /// `hooks.poststart`.
+    pub(crate) poststart: Vec<Hook>,
+    /// `hooks.poststop`.
+    pub(crate) poststop: Vec<Hook>,
+}
+
+impl Record {
+    /// The state as the runtime specification has it.
+    pub(crate) fn oci_state(&self, status: Status) -> serde_json::Value {
+        let mut state = serde_json::json!({
+            "ociVersion": OCI_VERSION,
+            "id": self.id,
+            "status": status.to_string(),
+            "bundle": self.bundle,
+            "annotations": self.annotations,
+        });
+        if let Some(pid) = self.pid.filter(|_| !matches!(status, Status::Creating | Status::Stopped)) {
+            state["pid"] = pid.into();
+        }
+        state
+    }
+}
 
 /// Where the state of containers is kept: what the caller says, or the user's runtime directory.
 pub(crate) fn root(from_caller: Option<&Path>) -> PathBuf {
@@ -26,7 +92,7 @@ pub(crate) fn root(from_caller: Option<&Path>) -> PathBuf {
     }
 }
 
-/// A claimed ID; dropping it gives the ID back and leaves nothing.
+/// A claimed ID; dropped, it gives the ID back and leaves nothing.
 pub(crate) struct StateDir {
     path: PathBuf,
     lock: File,
@@ -40,8 +106,7 @@ impl StateDir {
     pub(crate) fn claim(root: &Path, id: &str) -> anyhow::Result<Self> {
         let failed = || format!("cannot write the state directory {}", root.display());
         fs::create_dir_all(root).with_context(failed)?;
-        let order = File::create(root.join(".lock")).with_context(failed)?;
-        retry(|| flock(&order, FlockOperation::LockExclusive)).with_context(failed)?;
+        let _order = order(root)?;
         collect(root).with_context(failed)?;
         let path = root.join(id);
         match fs::create_dir(&path) {
@@ -68,19 +133,181 @@ impl StateDir {
         self.lock.as_fd()
     }
 
-    /// Writes `state.json`, whole or not at all.
+    /// Writes the record, whole or not at all.
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn write(&self, state: &serde_json::Value) -> anyhow::Result<()> {
-        write_atomically(&self.path.join("state.json"), format!("{state:#}\n").as_bytes())
+    pub(crate) fn write(&self, record: &Record) -> anyhow::Result<()> {
+        write_atomically(&self.path.join(RECORD), &serde_json::to_vec_pretty(record)?)
     }
+
+    /// Keeps the container's configuration for later commands.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn keep_config(&self, config: &[u8]) -> anyhow::Result<()> {
+        write_atomically(&self.path.join(CONFIG), config)
+    }
+
+    /// Leaves the directory to whoever deletes the container.
+    pub(crate) fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+/// A container that is there.
+pub(crate) struct Container {
+    pub(crate) record: Record,
+    directory: PathBuf,
+    root: PathBuf,
+}
+
+impl Container {
+    /// Finds a container.
+    ///
+    /// # Errors
+    /// There is none of this ID.
+    pub(crate) fn find(root: &Path, id: &str) -> anyhow::Result<Self> {
+        crx_oci::container_id(id)?;
+        let directory = root.join(id);
+        let text = match fs::read(directory.join(RECORD)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!("container {id:?} does not exist"),
+            read => read.with_context(|| format!("cannot read {}", directory.join(RECORD).display()))?,
+        };
+        let record: Record = serde_json::from_slice(&text).with_context(|| {
+            format!("{}: not written by this version of crx", directory.join(RECORD).display())
+        })?;
+        let container = Self { record, directory, root: root.to_path_buf() };
+        if !container.record.stays && !container.is_alive() {
+            bail!("container {id:?} does not exist");
+        }
+        Ok(container)
+    }
+
+    /// Every container below `root`, by ID.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub(crate) fn all(root: &Path) -> anyhow::Result<Vec<Self>> {
+        let entries = match fs::read_dir(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| format!("cannot read {}", root.display()))?,
+        };
+        let mut ids: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        ids.sort();
+        // What is deleted or half made while this looks is not there.
+        Ok(ids.iter().filter_map(|id| Self::find(root, id).ok()).collect())
+    }
+
+    /// Its configuration, as it was when it was made.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.directory.join(CONFIG)
+    }
+
+    fn is_alive(&self) -> bool {
+        // Whatever cannot be read any more is not.
+        is_dead(&self.directory).is_ok_and(|dead| !dead)
+    }
+
+    /// How it is, as its pod says; one whose process is gone has stopped.
+    pub(crate) fn status(&self) -> Status {
+        if !self.is_alive() {
+            return Status::Stopped;
+        }
+        let asked = self.connect().and_then(|pod| {
+            channel::send(&pod, &Command::Status(self.record.id.clone()), &[])?;
+            Ok(channel::receive::<Report>(&pod)?.0)
+        });
+        match asked {
+            Ok(Report::Status(status)) => status,
+            // Its pod does not listen yet, or any more.
+            _ if self.is_alive() => Status::Creating,
+            _ => Status::Stopped,
+        }
+    }
+
+    /// Connects to its pod.
+    ///
+    /// # Errors
+    /// The pod is gone, or not there yet.
+    pub(crate) fn connect(&self) -> anyhow::Result<UnixStream> {
+        connect(&self.root, &self.record.pod)
+    }
+
+    /// Asks its pod for something.
+    ///
+    /// # Errors
+    /// The container is not there any more, or the pod refuses.
+    pub(crate) fn ask(&self, command: &Command) -> anyhow::Result<Report> {
+        if !self.is_alive() {
+            bail!("container not running");
+        }
+        let pod = self.connect()?;
+        channel::send(&pod, command, &[])?;
+        match channel::receive(&pod).context("the pod of the container is gone")?.0 {
+            Report::Failed(failure) => bail!("{}", failure.message),
+            report => Ok(report),
+        }
+    }
+
+    /// Waits until its process is gone.
+    ///
+    /// # Errors
+    /// The lock cannot be waited for.
+    pub(crate) fn wait_until_dead(&self) -> anyhow::Result<()> {
+        match File::open(self.directory.join("lock")) {
+            Ok(lock) => Ok(retry(|| flock(&lock, FlockOperation::LockShared))?),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what is left of it, which has stopped.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(crate) fn remove(self) -> anyhow::Result<()> {
+        let _order = order(&self.root)?;
+        remove(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))
+    }
+}
+
+/// Connects to the pod whose first container has this ID.
+///
+/// # Errors
+/// It is not there.
+pub(crate) fn connect(root: &Path, pod: &str) -> anyhow::Result<UnixStream> {
+    let reach = || {
+        let directory = File::open(root.join(pod))?;
+        UnixStream::connect(session::short_path(&directory, POD_SOCKET))
+    };
+    reach().with_context(|| format!("cannot reach the pod of container {pod:?}"))
+}
+
+/// Removes a state directory and the cgroups that its record names.
+fn remove(directory: &Path) -> io::Result<()> {
+    let record = fs::read(directory.join(RECORD)).ok();
+    if let Some(record) = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
+        cgroup::remove(&record.cgroups);
+    }
+    fs::remove_dir_all(directory)
+}
+
+/// Takes the lock that orders the commands which create and collect.
+fn order(root: &Path) -> anyhow::Result<File> {
+    let failed = || format!("cannot write the state directory {}", root.display());
+    let order = File::create(root.join(".lock")).with_context(failed)?;
+    retry(|| flock(&order, FlockOperation::LockExclusive)).with_context(failed)?;
+    Ok(order)
 }
 
 impl Drop for StateDir {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next command, which sees the lock free.
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.path.as_os_str().is_empty() {
+            // What cannot be removed now is removed by the next command, which sees the lock free.
+            let _ = remove(&self.path);
+        }
     }
 }
 
@@ -104,24 +331,31 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> anyhow::Result<()> 
 
 fn lock_new(directory: &Path) -> io::Result<File> {
     let lock = File::create_new(directory.join("lock"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    // Somebody may just be looking whether it is locked.
+    retry(|| flock(&lock, FlockOperation::LockExclusive))?;
     Ok(lock)
 }
 
-/// Removes the directories whose containers are dead. The caller holds `<root>/.lock`.
+/// Removes the directories of containers that are dead and that nobody is to delete. The caller holds `<root>/.lock`.
 fn collect(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() && is_dead(&entry.path())? {
-            fs::remove_dir_all(entry.path())?;
+        if entry.file_type()?.is_dir() && is_dead(&entry.path())? && !stays(&entry.path()) {
+            remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
+/// The record says that somebody is to delete the container.
+fn stays(directory: &Path) -> bool {
+    let record = fs::read(directory.join(RECORD)).ok();
+    record.and_then(|text| serde_json::from_slice::<Record>(&text).ok()).is_some_and(|record| record.stays)
+}
+
 fn is_dead(directory: &Path) -> io::Result<bool> {
     match File::open(directory.join("lock")) {
-        Ok(lock) => match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(lock) => match flock(&lock, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(error.into()),

@@ -28,9 +28,9 @@ pub use msg::{
     StartError, StreamPorts,
 };
 pub use plan::{
-    BindSource, Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, Hook, HugetlbLimit, IdMapping,
-    IoDeviceLimit, IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan, Process, Rlimit,
-    Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
+    BindSource, Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, Hook, HugetlbLimit,
+    IdMapping, IoDeviceLimit, IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan,
+    Process, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
 };
 
 /// Version of the protocol. Host and guest refuse each other when it differs.

@@ -1,0 +1,49 @@
+//! `crx delete`: what is left of a container goes.
+
+use anyhow::bail;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::runtime::channel::Status;
+use crate::runtime::state::{self, Container};
+use crate::runtime::{exit, launch};
+
+/// Delete a container that has stopped, or was never started
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Kill it if it still runs; one that does not exist is no error
+    #[arg(short, long)]
+    force: bool,
+    /// Name of the container
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::Result<u8> {
+    crx_oci::container_id(&arguments.id)?;
+    let container = match Container::find(&state::root(global.root.as_deref()), &arguments.id) {
+        Err(_) if arguments.force => return Ok(exit::SUCCESS),
+        found => found?,
+    };
+    match container.status() {
+        Status::Stopped => {}
+        Status::Created => kill(&container)?,
+        _ if arguments.force => kill(&container)?,
+        status => bail!("cannot delete container {:?} that is not stopped: {status}", arguments.id),
+    }
+    let record = container.record.clone();
+    container.remove()?;
+    launch::poststop(&record);
+    Ok(exit::SUCCESS)
+}
+
+/// Kills the container's process on the host, with which its pod or its part of one ends, and waits for that.
+fn kill(container: &Container) -> anyhow::Result<()> {
+    let pid = container.record.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    if let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+        // The number may be another process's by now, if this one is gone: its lock, which is held, says that it is not.
+        if container.status() != Status::Stopped {
+            pidfd_send_signal(&process, Signal::KILL)?;
+        }
+    }
+    container.wait_until_dead()
+}

@@ -1,0 +1,171 @@
+//! What `run` and `create` share: their options, and the way from a bundle to a launch. Next: `runtime::launch`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use crx_oci::Planned;
+use crx_proto::NamespaceKind;
+
+use crate::runtime::channel::NewPod;
+use crate::runtime::guest_files::GuestFiles;
+use crate::runtime::launch::{self, Caller, Follow, Request};
+use crate::runtime::state::{self, Container};
+use crate::runtime::timeline::Stamp;
+use crate::runtime::{sizing, terminal};
+use crate::sys;
+
+/// Annotations that say of a container which sandbox it belongs to: the one with its kind, the one with the sandbox.
+const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
+    ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
+    ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
+];
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Name of the container, unique on this host
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+    /// Directory with config.json and the root file system
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    bundle: PathBuf,
+    /// Socket to send the container's terminal to
+    #[arg(long, value_name = "SOCKET")]
+    console_socket: Option<PathBuf>,
+    /// File to write the process ID to
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Join the pod of this container, instead of having one of its own
+    #[arg(long, value_name = "ID")]
+    pod: Option<String>,
+    /// Show the pod's kernel console on stderr
+    #[arg(long)]
+    debug_console: bool,
+    /// Virtual processors of the pod [default: 1, or what linux.resources.cpu can use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    vcpus: Option<u8>,
+    /// Memory of the pod in MiB [default: 256, or what linux.resources.memory.limit needs]
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+    /// For compatibility: the root file system of a pod needs no pivot_root
+    #[arg(long)]
+    no_pivot: bool,
+    /// For compatibility: a pod's kernel has keyrings of its own
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Only 0 is possible: descriptors of the host mean nothing in a pod
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    preserve_fds: u32,
+}
+
+/// Refuses descriptors of the host.
+pub(super) fn check_preserved(count: u32) -> anyhow::Result<()> {
+    if count > 0 {
+        bail!(
+            "--preserve-fds {count}: descriptors of the host cannot be given to a pod; leave the option out"
+        );
+    }
+    Ok(())
+}
+
+/// Launches the container of a bundle.
+pub(super) fn launch(
+    global: &super::Arguments,
+    arguments: &Arguments,
+    follow: Follow,
+    keep: bool,
+    timing: bool,
+) -> anyhow::Result<u8> {
+    let mut stamps = vec![Stamp::now("crx: started")];
+    check_preserved(arguments.preserve_fds)?;
+    let bundle = crx_oci::Bundle::open(&arguments.bundle)?;
+    let mut planned = crx_oci::plan(&bundle, &arguments.id)?;
+    for warning in &planned.warnings {
+        eprintln!("crx: warning: {warning}");
+    }
+    if let Some(size) = planned.plan.process.terminal.as_mut().filter(|size| **size == (0, 0)) {
+        *size = terminal::size();
+    }
+    let guest = GuestFiles::find(global.guest_dir.as_deref())?;
+    let root = state::root(global.root.as_deref());
+    // The paths of the files that the process still needs do not change with its user namespace.
+    sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
+    let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
+    if joins.is_none() {
+        check_network(&planned)?;
+    }
+    stamps.push(Stamp::now("crx: container planned"));
+    launch::container(Request {
+        id: arguments.id.clone(),
+        root,
+        bundle: arguments.bundle.canonicalize().context("cannot find the bundle again")?,
+        config_json: bundle.config_json(),
+        joins,
+        pod: NewPod {
+            kernel: guest.kernel,
+            initramfs: guest.initramfs,
+            memory_mib: sizing::memory_mib(arguments.memory, planned.memory_limit_bytes)?,
+            vcpus: sizing::vcpus(arguments.vcpus, planned.cpu),
+            debug_console: arguments.debug_console,
+            state_dir: PathBuf::new(),
+            detached: false,
+            console: false,
+        },
+        planned,
+        caller: Caller {
+            follow,
+            pid_file: arguments.pid_file.clone(),
+            console_socket: arguments.console_socket.clone(),
+        },
+        keep,
+        timing,
+        stamps,
+    })
+}
+
+/// ID of the first container of the pod that a container joins: as the caller says, or its annotations, or the
+/// namespaces of a running container that it names.
+fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Result<Option<String>> {
+    if let Some(id) = asked {
+        return Ok(Some(Container::find(root, id).context("--pod")?.record.pod));
+    }
+    for (kind, sandbox) in SANDBOX_ANNOTATIONS {
+        if planned.annotations.get(kind).map(String::as_str) != Some("container") {
+            continue;
+        }
+        let id =
+            planned.annotations.get(sandbox).with_context(|| format!("annotations: {sandbox} is missing"))?;
+        return Ok(Some(
+            Container::find(root, id).with_context(|| format!("annotations: {sandbox}"))?.record.pod,
+        ));
+    }
+    let pids: Vec<u32> = planned
+        .plan
+        .namespaces
+        .iter()
+        .filter_map(|namespace| named_process(namespace.path.as_deref()?))
+        .collect();
+    if pids.is_empty() {
+        return Ok(None);
+    }
+    let is_named = |container: &Container| container.record.pid.is_some_and(|pid| pids.contains(&pid));
+    Ok(Container::all(root)?.into_iter().find(is_named).map(|container| container.record.pod))
+}
+
+/// The process that a path `/proc/PID/ns/KIND` names.
+fn named_process(path: &str) -> Option<u32> {
+    path.strip_prefix("/proc/")?.split_once("/ns/")?.0.parse().ok()
+}
+
+/// A pod cannot have a network of the host yet.
+fn check_network(planned: &Planned) -> anyhow::Result<()> {
+    for (index, namespace) in planned.plan.namespaces.iter().enumerate() {
+        match &namespace.path {
+            Some(path) if namespace.kind == NamespaceKind::Network && !path.starts_with("/proc/") => bail!(
+                "config.json: linux.namespaces[{index}].path: {path}: a pod cannot have a network of the host yet; \
+                 leave the path out (podman: --network=none)"
+            ),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,554 @@
+//! The pod's life: one loop over everything that happens, from the first client's word to the end of the pod's first
+//! container. What clients want is checked here and handed to PID 1; what PID 1 says goes to whom it concerns.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::SystemTime;
+
+use anyhow::{Context, bail};
+use crx_proto::{
+    Answer, CONTROL_PORT, ExecPlan, ExitStatus, FrameError, GuestMessage, HostMessage, ProcessId, Question,
+    Stage, StartError, StreamPorts, frame,
+};
+use crx_vmm::End;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::hear::{self, Client, ClientId, Event, Events, LAUNCHER};
+use super::namespaces;
+use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
+use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
+use crate::runtime::share::Share;
+use crate::runtime::timeline::{Stamp, monotonic_ns};
+use crate::runtime::{exit, relay, terminal};
+
+/// A pod whose VM runs.
+pub(super) struct Pod {
+    share: Share,
+    events: Events,
+    clients: BTreeMap<ClientId, Client>,
+    /// The launcher let the pod go, or has not yet.
+    released: Arc<AtomicBool>,
+    control: Option<UnixStream>,
+    /// What PID 1 is told as soon as it is there; `None` once it is.
+    early: Option<Vec<HostMessage>>,
+    processes: Processes,
+    /// Ports that PID 1 was told to connect to, and what for.
+    expected: BTreeMap<u32, (ProcessId, Stream)>,
+    /// Questions that PID 1 has not answered yet.
+    asked: BTreeMap<u32, Asked>,
+    last_question: u32,
+    stamps: Vec<Stamp>,
+    /// The guest's stages, on its own CLOCK_MONOTONIC in nanoseconds.
+    guest_stages: Vec<(Stage, u64)>,
+    /// Host's minus guest's CLOCK_MONOTONIC, in nanoseconds: the least that a stage's way to the host took.
+    clock_offset_ns: i128,
+}
+
+/// A question on its way.
+struct Asked {
+    client: ClientId,
+    container: ProcessId,
+    /// What the answer makes of the container.
+    paused: Option<bool>,
+}
+
+impl Pod {
+    pub(super) fn new(
+        share: Share,
+        launcher: UnixStream,
+        released: Arc<AtomicBool>,
+        stamps: Vec<Stamp>,
+        events: Events,
+    ) -> Self {
+        Self {
+            share,
+            events,
+            clients: BTreeMap::from([(LAUNCHER, Client { socket: launcher, pid: std::process::id() })]),
+            released,
+            control: None,
+            early: Some(Vec::new()),
+            processes: Processes::default(),
+            expected: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            last_question: 0,
+            stamps,
+            guest_stages: Vec::new(),
+            clock_offset_ns: i128::MAX,
+        }
+    }
+
+    /// Runs until the first container's output is written, or the pod failed. The result is the exit code.
+    pub(super) fn run(mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
+        loop {
+            let event = events.recv().context("every thread of the pod ended")?;
+            let code = match self.handle(event) {
+                Ok(None) => self.finished(),
+                Ok(code) => code,
+                Err(error) => Some(self.fail(&failure(format!("{error:#}")))),
+            };
+            if let Some(code) = code {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// The exit code, once the first container has ended and its output is written.
+    fn finished(&mut self) -> Option<u8> {
+        let Process { phase: Phase::Ended(status), outputs: 0, .. } = *self.processes.get(FIRST)? else {
+            return None;
+        };
+        self.stamps.push(Stamp::now("vmm: output drained"));
+        // The pod goes, and what else runs in it.
+        let others: Vec<ClientId> = self.alive().map(|process| process.owner).collect();
+        let killed = ExitStatus::Signaled { signal: libc::SIGKILL as u8, out_of_memory: false };
+        for owner in others {
+            self.report(owner, &Report::Ended(killed), &[]);
+        }
+        let timeline = self.timeline();
+        self.report(LAUNCHER, &Report::Drained(timeline), &[]);
+        Some(status.code())
+    }
+
+    /// Processes that have not ended.
+    fn alive(&self) -> impl Iterator<Item = &Process> {
+        self.processes
+            .iter()
+            .map(|(_, process)| process)
+            .filter(|process| !matches!(process.phase, Phase::Ended(_)))
+    }
+
+    /// The pod is lost: tells everybody, and gives the exit code.
+    fn fail(&mut self, failure: &Failure) -> u8 {
+        if self.released.load(Ordering::SeqCst) {
+            // Nobody listens any more but whoever reads the container's stderr.
+            failure.console.iter().for_each(|line| eprintln!("  {}", line.escape_debug()));
+            eprintln!("crx: {}", failure.message.escape_debug());
+        }
+        let clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        for client in clients {
+            self.report(client, &Report::Failed(failure.clone()), &[]);
+        }
+        failure.exit_code
+    }
+
+    /// Handles an event. A result is the exit code of a pod that is over.
+    fn handle(&mut self, event: Event) -> anyhow::Result<Option<u8>> {
+        match event {
+            Event::Connected(port, stream) => self.connected(port, stream)?,
+            Event::Guest(message) => return self.hear(message),
+            Event::GuestLost(error) => {
+                // The VM's own end tells more, and follows if that is why the connection broke.
+                if !matches!(error, FrameError::Closed | FrameError::Io(_)) {
+                    bail!("PID 1 of the pod broke the protocol: {error}");
+                }
+            }
+            Event::NewClient(id, client) => drop(self.clients.insert(id, client)),
+            Event::Command(client, command, descriptors) => {
+                if let Err(error) = self.obey(client, *command, &descriptors) {
+                    self.report(client, &Report::Failed(failure(format!("{error:#}"))), &[]);
+                }
+            }
+            Event::ClientGone(client) => self.forget(client),
+            Event::Relayed(process) => {
+                if let Some(process) = self.processes.get_mut(process) {
+                    process.outputs = process.outputs.saturating_sub(1);
+                }
+            }
+            Event::Resized => {
+                let (rows, columns) = terminal::size();
+                self.tell(HostMessage::Resize { process: FIRST, rows, columns });
+            }
+            Event::VmEnded(end) => {
+                let console = match &end {
+                    End::Panic { log } => log.lines().map(str::to_owned).collect(),
+                    _ => Vec::new(),
+                };
+                let message = format!("the pod ended: {end}");
+                return Ok(Some(self.fail(&Failure { exit_code: exit::FAILURE, message, console })));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a connection of the guest: the control connection, or a stream that is waited for. Whatever else opens one
+    /// is a process of a container, and is hung up on.
+    fn connected(&mut self, port: u32, stream: UnixStream) -> anyhow::Result<()> {
+        if port == CONTROL_PORT && self.control.is_none() {
+            hear::guest(stream.try_clone()?, &self.events)?;
+            self.control = Some(stream);
+        } else if let Some((process, kind)) = self.expected.remove(&port) {
+            match self.processes.get(process).map(|process| process.owner) {
+                Some(LAUNCHER) => self.relay(process, kind, stream)?,
+                Some(owner) => self.report(owner, &Report::Stream(kind), &[stream.into()]),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays a stream of the first container to this process's own.
+    fn relay(&self, process: ProcessId, kind: Stream, stream: UnixStream) -> io::Result<()> {
+        let events = self.events.clone();
+        relay::standard(kind, stream, move || {
+            events.send(Event::Relayed(process));
+        })
+    }
+
+    /// Does what a client wants, or says why not.
+    fn obey(&mut self, client: ClientId, command: Command, descriptors: &[OwnedFd]) -> anyhow::Result<()> {
+        match command {
+            Command::Create(new) => return self.create(client, new, descriptors),
+            Command::Exec { container, plan } => return self.exec(client, &container, plan),
+            Command::Release => {
+                if client == LAUNCHER {
+                    self.released.store(true, Ordering::SeqCst);
+                }
+            }
+            Command::Start(id) => {
+                let number = self.find(&id)?;
+                let status = self.status(number);
+                if status != Status::Created {
+                    bail!("cannot start a container that is {status}");
+                }
+                if let Some(container) = self.processes.container_mut(number) {
+                    container.starters.push(client);
+                }
+                self.tell(HostMessage::Start(number));
+            }
+            Command::Signal(signal) => {
+                if let Some(process) = self.own(client) {
+                    self.tell(HostMessage::Signal { process, signal, everybody: false });
+                }
+            }
+            Command::Resize { rows, columns } => {
+                if let Some(process) = self.own(client) {
+                    self.tell(HostMessage::Resize { process, rows, columns });
+                }
+            }
+            Command::Kill { container, signal, everybody } => {
+                let process = self.find(&container)?;
+                if matches!(self.status(process), Status::Creating | Status::Stopped) {
+                    bail!("container not running");
+                }
+                self.tell(HostMessage::Signal { process, signal, everybody });
+                self.report(client, &Report::Answer(Answer::Done), &[]);
+            }
+            Command::Status(id) => {
+                let status = self.find(&id).map_or(Status::Creating, |number| self.status(number));
+                self.report(client, &Report::Status(status), &[]);
+            }
+            Command::Pause(id) => {
+                let container = self.find(&id)?;
+                if !matches!(self.status(container), Status::Created | Status::Running) {
+                    bail!("container not running or created: {}", self.status(container));
+                }
+                self.ask(client, container, Question::Pause, Some(true));
+            }
+            Command::Resume(id) => {
+                let container = self.find(&id)?;
+                if self.status(container) != Status::Paused {
+                    bail!("container not paused");
+                }
+                self.ask(client, container, Question::Resume, Some(false));
+            }
+            Command::Update { container, limits } => {
+                let container = self.find_alive(&container)?;
+                self.ask(client, container, Question::Update(limits), None);
+            }
+            Command::Usage(id) => {
+                let container = self.find_alive(&id)?;
+                self.ask(client, container, Question::Usage, None);
+            }
+            Command::Processes(id) => {
+                let container = self.find_alive(&id)?;
+                self.ask(client, container, Question::Processes, None);
+            }
+            Command::Watch(id) => {
+                let number = self.find_alive(&id)?;
+                if let Some(container) = self.processes.container_mut(number) {
+                    container.watchers.push(client);
+                }
+                self.report(client, &Report::Answer(Answer::Done), &[]);
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, client: ClientId, new: NewContainer, trees: &[OwnedFd]) -> anyhow::Result<()> {
+        let NewContainer { mut plan, start } = new;
+        if self.processes.number_of(&plan.id).is_some() {
+            bail!("the pod has a container of this ID");
+        }
+        let number = self.processes.next();
+        if number != FIRST {
+            namespaces::translate(&mut plan.namespaces, &self.processes)?;
+        }
+        self.share.add(number, &plan, trees)?;
+        let container = Container {
+            id: plan.id.clone(),
+            volumes: plan.volumes.len(),
+            paused: false,
+            watchers: Vec::new(),
+            starters: Vec::new(),
+        };
+        let terminal = plan.process.terminal.is_some();
+        let process = self.add(client, Kind::Container(container), terminal);
+        let streams = self.expect(process, terminal)?;
+        let owns_pod = process == FIRST;
+        self.tell(HostMessage::Create { process, owns_pod, start, plan, streams });
+        if owns_pod {
+            self.stamps.push(Stamp::now("vmm: plan sent"));
+        }
+        Ok(())
+    }
+
+    fn exec(&mut self, client: ClientId, container: &str, plan: Box<ExecPlan>) -> anyhow::Result<()> {
+        let container = self.find(container)?;
+        let status = self.status(container);
+        if !matches!(status, Status::Created | Status::Running) {
+            bail!("cannot exec in a {status} container");
+        }
+        let terminal = plan.process.terminal.is_some();
+        let process = self.add(client, Kind::Executed, terminal);
+        let streams = self.expect(process, terminal)?;
+        self.tell(HostMessage::Exec { process, container, plan, streams });
+        Ok(())
+    }
+
+    fn add(&mut self, owner: ClientId, kind: Kind, terminal: bool) -> ProcessId {
+        let outputs = match (owner, terminal) {
+            (LAUNCHER, true) => 1,
+            (LAUNCHER, false) => 2,
+            _ => 0,
+        };
+        let host_pid = self.clients.get(&owner).map_or(0, |client| client.pid);
+        self.processes.add(Process {
+            kind,
+            owner,
+            phase: Phase::Creating,
+            guest_pid: None,
+            host_pid,
+            outputs,
+        })
+    }
+
+    /// Chooses ports for the streams of a process, which PID 1 will connect to.
+    fn expect(&mut self, process: ProcessId, terminal: bool) -> anyhow::Result<StreamPorts> {
+        let mut port = |stream| -> anyhow::Result<u32> {
+            loop {
+                let mut bytes = [0; 4];
+                getrandom(&mut bytes, GetRandomFlags::empty()).context("no random numbers")?;
+                let port = u32::from_le_bytes(bytes);
+                // VMADDR_PORT_ANY is no port; the small ones are for services.
+                if port > CONTROL_PORT && port < u32::MAX && !self.expected.contains_key(&port) {
+                    self.expected.insert(port, (process, stream));
+                    return Ok(port);
+                }
+            }
+        };
+        Ok(if terminal {
+            StreamPorts::Terminal(port(Stream::Terminal)?)
+        } else {
+            StreamPorts::Pipes {
+                stdin: port(Stream::Stdin)?,
+                stdout: port(Stream::Stdout)?,
+                stderr: port(Stream::Stderr)?,
+            }
+        })
+    }
+
+    /// The container of this ID.
+    fn find(&self, id: &str) -> anyhow::Result<ProcessId> {
+        self.processes.number_of(id).with_context(|| format!("the pod has no container {id:?}"))
+    }
+
+    /// The same, if it has not ended.
+    fn find_alive(&self, id: &str) -> anyhow::Result<ProcessId> {
+        let number = self.find(id)?;
+        if self.status(number) == Status::Stopped {
+            bail!("container not running");
+        }
+        Ok(number)
+    }
+
+    fn status(&self, number: ProcessId) -> Status {
+        self.processes.get(number).map_or(Status::Stopped, Process::status)
+    }
+
+    /// The process that a client owns.
+    fn own(&self, client: ClientId) -> Option<ProcessId> {
+        self.processes.iter().find(|(_, process)| process.owner == client).map(|(number, _)| number)
+    }
+
+    fn ask(&mut self, client: ClientId, container: ProcessId, question: Question, paused: Option<bool>) {
+        self.last_question += 1;
+        let number = self.last_question;
+        self.asked.insert(number, Asked { client, container, paused });
+        self.tell(HostMessage::Ask { number, container, question });
+    }
+
+    /// A client is gone: what it owned ends.
+    fn forget(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+        self.asked.retain(|_, asked| asked.client != client);
+        let owned: Vec<ProcessId> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.owner == client && !matches!(process.phase, Phase::Ended(_)))
+            .map(|(number, _)| number)
+            .collect();
+        for process in owned {
+            self.tell(HostMessage::Signal { process, signal: libc::SIGKILL as u8, everybody: true });
+        }
+    }
+
+    /// Hears PID 1. A result is the exit code of a pod that is over.
+    fn hear(&mut self, message: GuestMessage) -> anyhow::Result<Option<u8>> {
+        match message {
+            GuestMessage::Hello { version } => self.greet(version)?,
+            GuestMessage::Stage { stage, monotonic_ns: guest_ns } => {
+                let offset_ns = i128::from(monotonic_ns()) - i128::from(guest_ns);
+                self.clock_offset_ns = self.clock_offset_ns.min(offset_ns);
+                self.guest_stages.push((stage, guest_ns));
+            }
+            GuestMessage::Created { process, pid } => {
+                if let Some(known) = self.processes.get_mut(process) {
+                    (known.phase, known.guest_pid) = (Phase::Created, Some(pid));
+                    let owner = known.owner;
+                    self.report(owner, &Report::Created, &[]);
+                }
+            }
+            GuestMessage::Started(process) => {
+                if let Some(known) = self.processes.get_mut(process) {
+                    known.phase = Phase::Running;
+                    if process == FIRST {
+                        crx_vmm::allow_huge_pages(true);
+                    }
+                    self.report_start(process, &Report::Started);
+                }
+            }
+            GuestMessage::StartFailed { process, error } => return Ok(self.not_started(process, error)),
+            GuestMessage::Exited { process, status } => self.exited(process, status),
+            GuestMessage::OutOfMemory(process) => {
+                let watchers =
+                    self.processes.container_mut(process).map(|container| container.watchers.clone());
+                for client in watchers.unwrap_or_default() {
+                    self.report(client, &Report::OutOfMemory, &[]);
+                }
+            }
+            GuestMessage::Answer { number, answer } => self.answered(number, answer),
+            GuestMessage::Log(text) if self.released.load(Ordering::SeqCst) => {
+                eprintln!("crx: {}", text.escape_debug());
+            }
+            GuestMessage::Log(text) => self.report(LAUNCHER, &Report::Warning(text), &[]),
+        }
+        Ok(None)
+    }
+
+    /// PID 1 is there: sets its clock, and tells it everything that it missed.
+    fn greet(&mut self, version: u32) -> anyhow::Result<()> {
+        if version != crx_proto::VERSION {
+            bail!("the initramfs speaks version {version} of the protocol, not {}", crx_proto::VERSION);
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(0);
+        let early = self.early.take().unwrap_or_default();
+        self.tell(HostMessage::SetClock { realtime_ns });
+        early.into_iter().for_each(|message| self.tell(message));
+        Ok(())
+    }
+
+    /// Tells a process's owner, and whoever started it, how that went.
+    fn report_start(&mut self, process: ProcessId, report: &Report) {
+        let owner = self.processes.get(process).map(|process| process.owner);
+        let starters =
+            self.processes.container_mut(process).map(|container| std::mem::take(&mut container.starters));
+        for client in owner.into_iter().chain(starters.unwrap_or_default()) {
+            self.report(client, report, &[]);
+        }
+    }
+
+    /// A process could not be started; a pod whose first one that was is over.
+    fn not_started(&mut self, process: ProcessId, error: StartError) -> Option<u8> {
+        let failure = Failure { exit_code: error.exit_code, message: error.message, console: Vec::new() };
+        self.report_start(process, &Report::Failed(failure));
+        if process == FIRST {
+            return Some(error.exit_code);
+        }
+        self.remove(process);
+        None
+    }
+
+    fn exited(&mut self, process: ProcessId, status: ExitStatus) {
+        let Some(known) = self.processes.get_mut(process) else { return };
+        known.phase = Phase::Ended(status);
+        let owner = known.owner;
+        let watchers =
+            self.processes.container_mut(process).map(|container| std::mem::take(&mut container.watchers));
+        for client in [owner].into_iter().chain(watchers.unwrap_or_default()) {
+            self.report(client, &Report::Ended(status), &[]);
+        }
+        if process != FIRST {
+            self.remove(process);
+        }
+    }
+
+    /// Forgets a process, and takes a container's files out of the share.
+    fn remove(&mut self, process: ProcessId) {
+        self.expected.retain(|_, (of, _)| *of != process);
+        if let Some(Process { kind: Kind::Container(container), .. }) = self.processes.remove(process) {
+            self.share.remove(process, container.volumes);
+        }
+    }
+
+    fn answered(&mut self, number: u32, answer: Result<Answer, String>) {
+        let Some(Asked { client, container, paused }) = self.asked.remove(&number) else { return };
+        if let (Ok(_), Some(paused), Some(container)) =
+            (&answer, paused, self.processes.container_mut(container))
+        {
+            container.paused = paused;
+        }
+        let report = answer.map_or_else(|message| Report::Failed(failure(message)), Report::Answer);
+        self.report(client, &report, &[]);
+    }
+
+    /// Host's and guest's stages, all on the host's clock.
+    fn timeline(&self) -> Vec<Stamp> {
+        let on_host = |(stage, guest_ns): &(Stage, u64)| Stamp {
+            stage: format!("guest: {stage:?}").to_lowercase(),
+            monotonic_ns: u64::try_from(i128::from(*guest_ns) + self.clock_offset_ns).unwrap_or(0),
+        };
+        self.stamps.iter().cloned().chain(self.guest_stages.iter().map(on_host)).collect()
+    }
+
+    /// Sends PID 1 a message, now or as soon as it is there. A connection that broke is told by its reader.
+    fn tell(&mut self, message: HostMessage) {
+        match (&mut self.early, &self.control) {
+            (Some(early), _) => early.push(message),
+            (None, Some(control)) => drop(frame::write(control, &message)),
+            (None, None) => {}
+        }
+    }
+
+    /// Sends a client a report. One that is gone, or does not read, is told by its reader.
+    fn report(&self, client: ClientId, report: &Report, descriptors: &[OwnedFd]) {
+        if client == LAUNCHER && self.released.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Some(client) = self.clients.get(&client) {
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            if channel::send(&client.socket, report, &descriptors).is_err() {
+                let _ = client.socket.shutdown(std::net::Shutdown::Both);
+            }
+        }
+    }
+}
+
+fn failure(message: String) -> Failure {
+    Failure { exit_code: exit::FAILURE, message, console: Vec::new() }
+}

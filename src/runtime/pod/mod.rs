@@ -1,0 +1,116 @@
+//! The VMM process: one per pod. It builds the share and the VM, talks to PID 1, and does what its clients say.
+//! Everything that the pod costs the host hangs off it, so its end, however it comes, is the pod's end.
+//!
+//! Before: [`super::launch`] started it. Here: the way to a running VM. Next: `hear` (the threads that wait for
+//! something), `control` (what the pod does with what they hear), and in the guest `crx-guest-init`.
+
+mod control;
+mod hear;
+mod namespaces;
+mod processes;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+
+use anyhow::Context;
+use crx_virtio::fs::FsConfig;
+use crx_virtio::vsock::{GuestConnection, VsockConfig};
+use crx_vmm::{DeviceConfig, RunningVm, Vm, VmConfig};
+
+use self::control::Pod;
+use self::hear::Events;
+use super::channel::{self, Failure, NewPod, Report};
+use super::share::Share;
+use super::state::POD_SOCKET;
+use super::timeline::Stamp;
+use super::{exit, session};
+use crate::sys;
+
+/// The guest's address. One pod per VMM process and no kernel vsock: every pod can have the same.
+const GUEST_CID: u64 = 3;
+
+/// What the boot leaves for the pod's life.
+struct Booted {
+    share: Share,
+    running: RunningVm,
+    connections: Receiver<GuestConnection>,
+    clients: UnixListener,
+    stamps: Vec<Stamp>,
+}
+
+/// Runs a pod from its launcher's first message to its end; returns the exit code of its first container.
+///
+/// # Errors
+/// The launcher cannot be heard or told; everything else is reported to it.
+pub(crate) fn main(launcher: UnixStream, new: &NewPod, started: Stamp) -> anyhow::Result<u8> {
+    session::ignore_signals();
+    let console = session::begin(new.detached, new.console)?;
+    // Before there is another thread: unshare(2) of a process with several threads is only its caller's.
+    let left = sys::unshare_mounts().context("cannot make a mount namespace for the pod");
+    let (events, received) = Events::new();
+    let release = hear::launcher(launcher.try_clone()?, &events)?;
+    match left.and_then(|()| boot(new)) {
+        Ok(booted) => {
+            let Booted { share, running, connections, clients, mut stamps } = booted;
+            hear::guest_connections(connections, &events)?;
+            hear::vm_end(running, &events)?;
+            hear::clients(clients, &events)?;
+            if console {
+                hear::window_changes(&events)?;
+            }
+            stamps.insert(0, started);
+            Pod::new(share, launcher, release, stamps, events).run(&received)
+        }
+        Err(error) => {
+            let failure =
+                Failure { exit_code: exit::FAILURE, message: format!("{error:#}"), console: Vec::new() };
+            channel::send(&launcher, &Report::Failed(failure), &[])?;
+            Ok(exit::FAILURE)
+        }
+    }
+}
+
+/// Builds the share and the VM, confines the process to the share and starts the VM.
+fn boot(new: &NewPod) -> anyhow::Result<Booted> {
+    let open = |path: &Path| File::open(path).with_context(|| format!("guest file {}", path.display()));
+    let (kernel, initramfs) = (open(&new.kernel)?, open(&new.initramfs)?);
+    let debug_console = new.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
+    let clients = listen(&new.state_dir)?;
+    let share = Share::build(&new.state_dir)?;
+    let mut stamps = vec![Stamp::now("vmm: share built")];
+    let (guest_connections, connections) = channel();
+    let vm = Vm::new(VmConfig {
+        kernel,
+        kernel_path: new.kernel.clone(),
+        initramfs,
+        initramfs_path: new.initramfs.clone(),
+        memory_mib: new.memory_mib,
+        vcpus: new.vcpus,
+        debug_console,
+        extra_command_line: Vec::new(),
+        devices: vec![
+            DeviceConfig::Vsock(VsockConfig { guest_cid: GUEST_CID, host_listener: None, guest_connections }),
+            DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: new.state_dir.clone() }),
+            DeviceConfig::Rng,
+        ],
+    })?;
+    stamps.push(Stamp::now("vmm: VM built"));
+    Share::enter(&new.state_dir)?;
+    let running = vm.start()?;
+    stamps.push(Stamp::now("vmm: VM started"));
+    Ok(Booted { share, running, connections, clients, stamps })
+}
+
+/// Listens where other commands of the host look for the pod.
+fn listen(state_dir: &Path) -> anyhow::Result<UnixListener> {
+    let directory = File::open(state_dir).context("cannot open the state directory")?;
+    UnixListener::bind(session::short_path(&directory, POD_SOCKET)).context("cannot make the pod's socket")
+}
+
+fn dup_stderr() -> io::Result<File> {
+    Ok(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+}

@@ -103,8 +103,12 @@ pub(super) fn launch(
         pod: NewPod {
             kernel: guest.kernel,
             initramfs: guest.initramfs,
-            memory_mib: sizing::memory_mib(arguments.memory, planned.memory_limit_bytes)?,
-            vcpus: sizing::vcpus(arguments.vcpus, planned.cpu),
+            memory_mib: sizing::memory_mib(
+                arguments.memory,
+                &planned.annotations,
+                planned.memory_limit_bytes,
+            )?,
+            vcpus: sizing::vcpus(arguments.vcpus, &planned.annotations, planned.cpu)?,
             debug_console: arguments.debug_console,
             state_dir: PathBuf::new(),
             detached: false,

@@ -1,10 +1,10 @@
-//! The connection to the host: frames out, frames in, and the wait for the plan. What is not urgent (stamps of
+//! The connection to the host: frames out, frames in. What is not urgent (stamps of
 //! stages) goes out with the next message that is: a packet costs more than the stamp.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crx_proto::{
-    CONTROL_PORT, FrameError, GuestMessage, HostMessage, MAX_FRAME_BYTES, Plan, Stage, VERSION, frame,
+    CONTROL_PORT, FrameError, GuestMessage, HostMessage, MAX_FRAME_BYTES, Stage, VERSION, frame,
 };
 use rustix::io::{self, Errno};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -37,7 +37,8 @@ impl Host {
         Ok(Self::new(sys::vsock_connect(CONTROL_PORT, true)?))
     }
 
-    fn new(socket: OwnedFd) -> Self {
+    /// The host at the other end of `socket`.
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket, outbox: Vec::with_capacity(512), inbox: Inbox { buffer: Vec::new() } }
     }
 
@@ -65,7 +66,8 @@ impl Host {
         self.flush();
     }
 
-    fn queue(&mut self, message: &GuestMessage) {
+    /// Has a message sent with the next one.
+    pub(crate) fn queue(&mut self, message: &GuestMessage) {
         // Nothing that PID 1 says comes near the limit of a frame.
         if let Ok(bytes) = frame::encode(message) {
             self.outbox.extend_from_slice(&bytes);
@@ -84,18 +86,9 @@ impl Host {
         self.outbox.clear();
     }
 
-    /// Waits for the plan, setting the clock on the way. `None`: the host wants none, or is gone.
-    pub(crate) fn wait_for_plan(&mut self) -> Option<Box<Plan>> {
-        loop {
-            match self.receive(RecvFlags::empty()) {
-                Received::Message(HostMessage::Start(plan)) => return Some(plan),
-                Received::Message(HostMessage::SetClock { realtime_ns }) => self.set_clock(realtime_ns),
-                Received::Message(HostMessage::PowerOff) | Received::Gone => return None,
-                // A signal or a size for a container that is not there yet means nothing.
-                Received::Message(HostMessage::Signal(_) | HostMessage::Resize { .. })
-                | Received::Nothing => {}
-            }
-        }
+    /// Waits for the next message.
+    pub(crate) fn wait(&mut self) -> Received {
+        self.receive(RecvFlags::empty())
     }
 
     /// The next message, if there is one.
@@ -171,6 +164,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
+    use crx_proto::ProcessId;
+
     use super::*;
 
     fn pair() -> (Host, UnixStream) {
@@ -178,18 +173,25 @@ mod tests {
         (Host::new(guest.into()), host)
     }
 
+    fn signal() -> HostMessage {
+        HostMessage::Signal { process: ProcessId(1), signal: 15, everybody: false }
+    }
+
+    fn resize() -> HostMessage {
+        HostMessage::Resize { process: ProcessId(1), rows: 24, columns: 80 }
+    }
+
     #[test]
     fn messages_that_arrive_together_or_in_pieces_are_taken_one_by_one() {
         let (mut guest, mut host) = pair();
-        let mut bytes = frame::encode(&HostMessage::Signal(15)).unwrap();
-        bytes.extend(frame::encode(&HostMessage::Resize { rows: 24, columns: 80 }).unwrap());
+        let mut bytes = frame::encode(&signal()).unwrap();
+        bytes.extend(frame::encode(&resize()).unwrap());
         let (first, second) = bytes.split_at(bytes.len() - 1);
         host.write_all(first).unwrap();
-        assert!(matches!(guest.try_receive(), Received::Message(HostMessage::Signal(15))));
+        assert!(matches!(guest.try_receive(), Received::Message(message) if message == signal()));
         assert!(matches!(guest.try_receive(), Received::Nothing));
         host.write_all(second).unwrap();
-        let resize = HostMessage::Resize { rows: 24, columns: 80 };
-        assert!(matches!(guest.try_receive(), Received::Message(message) if message == resize));
+        assert!(matches!(guest.try_receive(), Received::Message(message) if message == resize()));
         drop(host);
         assert!(matches!(guest.try_receive(), Received::Gone));
     }
@@ -207,10 +209,10 @@ mod tests {
         guest.stage_at(Stage::Planned, 7);
         host.set_nonblocking(true).unwrap();
         assert!(host.read(&mut [0; 1]).is_err(), "nothing is sent for a stage alone");
-        guest.send(&GuestMessage::Started { pid: 2 });
+        guest.send(&GuestMessage::Started(ProcessId(2)));
         host.set_nonblocking(false).unwrap();
         let stage = GuestMessage::Stage { stage: Stage::Planned, monotonic_ns: 7 };
         assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), stage);
-        assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), GuestMessage::Started { pid: 2 });
+        assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), GuestMessage::Started(ProcessId(2)));
     }
 }

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
-use crx_proto::{SHARE_TAG, StartError};
+use crx_proto::{ProcessId, SHARE_TAG, StartError};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, unmount};
@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_move, unm
 use crate::failure::failed;
 
 /// Where the virtio-fs share is mounted.
-pub(crate) const SHARE: &str = "/run/crx/share";
+const SHARE: &str = "/run/crx/share";
 /// Where the pod's root is mounted a second time, to be moved over the first (a directory of the initial file
 /// system, as are all mount points here).
 const OWN_ROOT: &str = "/mnt";
@@ -27,6 +27,15 @@ const BPF_JIT_ENABLE: &str = "/proc/sys/net/core/bpf_jit_enable";
 /// Pseudo file systems are mounted with these.
 const PSEUDO: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV);
 
+/// What the kernel does with BPF programs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bpf {
+    Compiled,
+    Interpreted,
+    /// One of both, and it cannot be changed.
+    Fixed,
+}
+
 /// The pod's mounts.
 pub(crate) struct Pod {
     /// Errors of [`Pod::prepare`], kept until there is a plan whose start they can fail.
@@ -35,8 +44,10 @@ pub(crate) struct Pod {
     cgroup: &'static str,
     /// Where device nodes are made that containers bind.
     device_nodes: &'static str,
-    /// The kernel's BPF compiler is off.
-    bpf_interpreted: bool,
+    /// Where the share is mounted, once it is.
+    share: &'static str,
+    share_mounted: bool,
+    bpf: Bpf,
     proc: bool,
     sys: bool,
     dev: bool,
@@ -53,18 +64,38 @@ impl Pod {
             prepared,
             cgroup: CGROUP,
             device_nodes: DEVICE_NODES,
-            bpf_interpreted: false,
+            share: SHARE,
+            share_mounted: false,
+            bpf: Bpf::Compiled,
             proc: false,
             sys: false,
             dev: false,
         }
     }
 
-    /// Mounts the share, if everything before it worked.
-    pub(crate) fn mount_share(&mut self) -> Result<(), StartError> {
-        std::mem::replace(&mut self.prepared, Ok(()))?;
-        mount(SHARE_TAG, SHARE, "virtiofs", MountFlags::empty(), None::<&CStr>)
-            .map_err(|error| failed("root.path", "mount the share of the host", error))
+    /// Mounts the share if it is not, and if everything before it worked.
+    pub(crate) fn need_share(&mut self) -> Result<(), StartError> {
+        self.prepared.clone()?;
+        if !self.share_mounted {
+            mount(SHARE_TAG, self.share, "virtiofs", MountFlags::empty(), None::<&CStr>)
+                .map_err(|error| failed("root.path", "mount the share of the host", error))?;
+            self.share_mounted = true;
+        }
+        Ok(())
+    }
+
+    /// The directory of the share that has a container's files.
+    pub(crate) fn share_of(&self, container: ProcessId) -> String {
+        format!("{}/{}", self.share, container.0)
+    }
+
+    /// Writes what is still in memory to the host: changes of mapped files. The pod may be off before the kernel
+    /// would.
+    pub(crate) fn sync_share(&self) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if let Ok(share) = openat(CWD, self.share, flags, Mode::empty()) {
+            let _ = rustix::fs::syncfs(&share);
+        }
     }
 
     /// The root of the pod's cgroup tree.
@@ -74,9 +105,18 @@ impl Pod {
 
     /// A pod that is this machine, for tests.
     #[cfg(test)]
-    pub(crate) fn this_machine(cgroup: &'static str, device_nodes: &'static str) -> Self {
-        let prepared = Ok(());
-        Self { prepared, cgroup, device_nodes, bpf_interpreted: true, proc: true, sys: true, dev: true }
+    pub(crate) fn this_machine(cgroup: &'static str, share: &'static str, nodes: &'static str) -> Self {
+        Self {
+            prepared: Ok(()),
+            cgroup,
+            device_nodes: nodes,
+            share,
+            share_mounted: true,
+            bpf: Bpf::Fixed,
+            proc: true,
+            sys: true,
+            dev: true,
+        }
     }
 
     /// The path of a cgroup.
@@ -102,16 +142,18 @@ impl Pod {
     /// the protection of each page changed, seconds where guest kernels are slow; a container's programs are
     /// short, and run when a device is opened or, for system calls that depend on arguments, rarely.
     pub(crate) fn interpret_bpf(&mut self) {
-        if !self.bpf_interpreted && self.need_proc().is_ok() {
+        if self.bpf == Bpf::Compiled && self.need_proc().is_ok() {
             // A kernel without the switch has no compiler, or one that cannot be turned off.
-            self.bpf_interpreted = std::fs::write(BPF_JIT_ENABLE, "0").is_ok();
+            let switched = std::fs::write(BPF_JIT_ENABLE, "0").is_ok();
+            self.bpf = if switched { Bpf::Interpreted } else { Bpf::Fixed };
         }
     }
 
     /// Has BPF programs compiled again: those of the container itself may be long and busy.
     pub(crate) fn compile_bpf(&mut self) {
-        if std::mem::take(&mut self.bpf_interpreted) {
+        if self.bpf == Bpf::Interpreted {
             let _ = std::fs::write(BPF_JIT_ENABLE, "1");
+            self.bpf = Bpf::Compiled;
         }
     }
 

@@ -1,8 +1,10 @@
-//! Children: every one that ends is reaped, the container's own and orphans alike.
+//! Children: every one that ends is reaped, those of the table and orphans alike.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
-use rustix::process::{WaitOptions, WaitStatus, wait};
+use rustix::process::{WaitOptions, wait};
 
 use crate::sys;
 
@@ -26,15 +28,10 @@ impl Reaper {
         let _ = rustix::io::read(&self.signals, &mut [0; SIGNAL_INFO_BYTES]);
     }
 
-    /// Reaps every child that has ended; returns how `first` did, if it is among them.
-    pub(crate) fn reap(&self, first: u32) -> Option<WaitStatus> {
-        let mut status_of_first = None;
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if pid.as_raw_nonzero().get().unsigned_abs() == first {
-                status_of_first = Some(status);
-            }
-        }
-        status_of_first
+    /// Reaps a child that has ended, if there is one: its process ID and how it ended.
+    pub(crate) fn reap(&self) -> Option<(u32, ExitStatus)> {
+        let (pid, status) = wait(WaitOptions::NOHANG).ok().flatten()?;
+        Some((pid.as_raw_nonzero().get().unsigned_abs(), ExitStatus::from_raw(status.as_raw())))
     }
 }
 

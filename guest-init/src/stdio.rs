@@ -1,11 +1,11 @@
-//! The standard streams: pipes on the container's side (a program may open /dev/stdout again, which a socket
+//! The standard streams of a process: pipes on the container's side (a program may open /dev/stdout again, which a socket
 //! refuses), a vsock connection each on the host's, and PID 1 between them. Bytes move by splice(2), pipe pages
 //! to socket and back, without a copy here. Each stream waits for its own ends only.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crx_proto::{STDERR_PORT, STDIN_PORT, STDOUT_PORT, StartError};
-use rustix::event::{PollFd, PollFlags, poll};
+use crx_proto::{StartError, StreamPorts};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
@@ -13,12 +13,15 @@ use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 
 use crate::container::Streams;
 use crate::failure::failed;
-use crate::sys;
+use crate::terminal::TerminalRelay;
 
 /// Most bytes moved by one splice.
 const SPLICE_BYTES: usize = 64 << 10;
 /// Most splices of one stream before the others have their turn.
 const MAX_SPLICES: usize = 16;
+
+/// Begins a connection to a port of the host; it is there when the socket, which does not block, polls writable.
+pub(crate) type Connect<'a> = &'a dyn Fn(u32) -> std::io::Result<OwnedFd>;
 
 /// Connections of the streams, opened but perhaps not there yet.
 pub(crate) struct Connections {
@@ -26,11 +29,13 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    /// Begins to connect the three streams, or the one of a terminal.
-    pub(crate) fn begin(terminal: bool) -> Result<Self, StartError> {
-        let ports: &[u32] = if terminal { &[STDOUT_PORT] } else { &[STDIN_PORT, STDOUT_PORT, STDERR_PORT] };
-        let sockets =
-            ports.iter().map(|port| sys::vsock_connect(*port, false)).collect::<Result<Vec<_>, _>>();
+    /// Begins to connect the three streams, or the one of a terminal. `connect` begins one connection.
+    pub(crate) fn begin(ports: &StreamPorts, connect: Connect<'_>) -> Result<Self, StartError> {
+        let ports = match *ports {
+            StreamPorts::Pipes { stdin, stdout, stderr } => vec![stdin, stdout, stderr],
+            StreamPorts::Terminal(port) => vec![port],
+        };
+        let sockets = ports.into_iter().map(connect).collect::<Result<Vec<_>, _>>();
         Ok(Self {
             sockets: sockets.map_err(|error| failed("process", "connect the standard streams", error))?,
         })
@@ -90,7 +95,7 @@ impl Relay {
     }
 
     /// What to poll, if the stream is still open.
-    pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let (source, sink) = self.ends.as_ref()?;
         Some(match self.waiting {
             Waiting::Source => (source.as_fd(), PollFlags::IN),
@@ -98,20 +103,21 @@ impl Relay {
         })
     }
 
-    /// The stream has ended and its end was passed on.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.ends.is_none()
+    /// The stream has ended, or there is nothing in it.
+    fn is_drained(&self) -> bool {
+        let Some((source, _)) = &self.ends else { return true };
+        self.waiting == Waiting::Source && !is_readable(source)
     }
 
     /// Ends the stream, if it is one from the host: there is no reader any more.
-    pub(crate) fn stop_reading(&mut self) {
+    fn stop_reading(&mut self) {
         if self.direction == Direction::FromHost {
             self.ends = None;
         }
     }
 
     /// Moves what there is to move. Called when the poll said so.
-    pub(crate) fn pump(&mut self) {
+    fn pump(&mut self) {
         let Some((source, sink)) = &self.ends else { return };
         // There is something to move (the poll said so, or it was there when the sink was full), so a first "would
         // block" is about the sink. A later one may be about either: polling the source then tells.
@@ -149,13 +155,98 @@ impl Relay {
     }
 }
 
-/// Makes the pipes of a container without a terminal, and the relays between them and `sockets`: stdin, stdout,
-/// stderr.
-pub(crate) fn pipes(sockets: Vec<OwnedFd>) -> Result<(Streams, Vec<Relay>), StartError> {
+/// The host's side of the standard streams of a process.
+pub(crate) enum Relays {
+    /// One for each stream.
+    Pipes(Vec<Relay>),
+    /// This connection waits for the process to send its terminal.
+    Awaited(OwnedFd),
+    /// The terminal.
+    Terminal(Box<TerminalRelay>),
+    /// There is none any more.
+    Closed,
+}
+
+impl Relays {
+    /// What to poll: each stream by a number of its own.
+    pub(crate) fn interests<'a>(&'a self, mut add: impl FnMut(usize, PollFd<'a>)) {
+        match self {
+            Self::Pipes(relays) => {
+                for (number, relay) in relays.iter().enumerate() {
+                    if let Some((fd, flags)) = relay.interest() {
+                        add(number, PollFd::from_borrowed_fd(fd, flags));
+                    }
+                }
+            }
+            Self::Terminal(relay) => {
+                let mut fds = Vec::with_capacity(2);
+                relay.interests(&mut fds);
+                fds.into_iter().for_each(|fd| add(0, fd));
+            }
+            Self::Awaited(_) | Self::Closed => {}
+        }
+    }
+
+    /// Moves what there is to move of one stream. Called when the poll said so.
+    pub(crate) fn pump(&mut self, number: usize) {
+        match self {
+            Self::Pipes(relays) => relays.get_mut(number).map_or((), Relay::pump),
+            Self::Terminal(relay) => relay.pump(),
+            Self::Awaited(_) | Self::Closed => {}
+        }
+    }
+
+    /// The process has opened its terminal.
+    pub(crate) fn connect_terminal(&mut self, master: OwnedFd) -> rustix::io::Result<()> {
+        if let Self::Awaited(_) = self {
+            set_nonblocking(master.as_fd())?;
+            if let Self::Awaited(socket) = std::mem::replace(self, Self::Closed) {
+                *self = Self::Terminal(Box::new(TerminalRelay::new(master, socket)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes the size of the terminal, if there is one.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        if let Self::Terminal(relay) = self {
+            relay.resize(rows, columns);
+        }
+    }
+
+    /// The process has ended: nothing is read any more.
+    pub(crate) fn stop_reading(&mut self) {
+        if let Self::Pipes(relays) = self {
+            relays.iter_mut().for_each(Relay::stop_reading);
+        }
+    }
+
+    /// Everything that a process which has ended wrote is with the host. What others, which hold the same pipe or
+    /// terminal, may still write has no part in that.
+    pub(crate) fn is_drained(&self) -> bool {
+        match self {
+            Self::Pipes(relays) => relays.iter().all(Relay::is_drained),
+            Self::Terminal(relay) => relay.is_drained(),
+            Self::Awaited(_) | Self::Closed => true,
+        }
+    }
+}
+
+/// Something can be read from it now, or its end.
+pub(crate) fn is_readable(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Makes the streams of a process, and the relays between them and the connections to the host.
+pub(crate) fn streams(terminal: bool, sockets: Vec<OwnedFd>) -> Result<(Streams, Relays), StartError> {
     let fail = |error| failed("process", "make the pipes of the standard streams", error);
-    let Ok([stdin_socket, stdout_socket, stderr_socket]) = <[OwnedFd; 3]>::try_from(sockets) else {
-        return Err(fail(Errno::BADF));
-    };
+    if terminal {
+        let [socket] = <[OwnedFd; 1]>::try_from(sockets).map_err(|_| fail(Errno::BADF))?;
+        return Ok((Streams::Terminal, Relays::Awaited(socket)));
+    }
+    let [stdin_socket, stdout_socket, stderr_socket] =
+        <[OwnedFd; 3]>::try_from(sockets).map_err(|_| fail(Errno::BADF))?;
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(fail);
     let ((stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr)) = (pipe()?, pipe()?, pipe()?);
     let relays = vec![
@@ -163,7 +254,7 @@ pub(crate) fn pipes(sockets: Vec<OwnedFd>) -> Result<(Streams, Vec<Relay>), Star
         Relay::new(from_stdout, stdout_socket, Direction::ToHost),
         Relay::new(from_stderr, stderr_socket, Direction::ToHost),
     ];
-    Ok((Streams::Pipes { stdin, stdout, stderr }, relays))
+    Ok((Streams::Pipes { stdin, stdout, stderr }, Relays::Pipes(relays)))
 }
 
 /// Makes a descriptor non-blocking.

@@ -11,7 +11,7 @@ use std::ptr;
 
 use crx_proto::{Rlimit, SockFilter};
 
-/// Stack of the container's first process until it executes its program; only touched pages cost anything.
+/// Stack of a container's process until it executes its program; only touched pages cost anything.
 const CHILD_STACK_BYTES: usize = 512 << 10;
 
 /// The entry point. The standard library's own start-up (a dozen system calls for signal stacks and standard
@@ -44,21 +44,29 @@ type ChildBody<'a> = &'a mut dyn FnMut();
 
 /// First function of the cloned process, on its own stack.
 extern "C" fn child_entry(body: *mut ChildBody<'_>) -> ! {
-    // SAFETY: `spawn` passes a pointer to its own live variable and sleeps until this process has gone on to
-    // another program or has exited, so nothing else uses the closure meanwhile.
+    // SAFETY: `spawn` passes a pointer to its own live variable; either it sleeps until this process has gone on
+    // to another program or has exited, or this process has a copy: nothing else uses the closure meanwhile.
     let body = unsafe { &mut *body };
     body();
     // SAFETY: ends this process without running the parent's exit handlers.
     unsafe { libc::_exit(1) }
 }
 
-/// Clones a process as `vfork` does, with `flags` (CLONE_NEW*) and into `cgroup`: it shares this process's memory
-/// and runs `body`, while the caller sleeps until it has executed a program or exited. What `body` writes to
-/// captured variables is therefore there when this returns, and no page is copied for it. `body` returns only to
-/// exit.
+/// Whose memory a cloned process has until it executes its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// The caller's, as with `vfork`: the caller sleeps until the process has executed a program or exited. What
+    /// the process writes to captured variables is therefore there afterwards, and no page is copied for it.
+    Shared,
+    /// A copy, as with `fork`: both go on. The caller must be the only thread of its process.
+    Own,
+}
+
+/// Clones a process with `flags` (CLONE_NEW*) and into `cgroup`, which runs `body`. `body` returns only to exit.
 pub(crate) fn spawn(
     flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
+    cgroup: BorrowedFd<'_>,
+    memory: Memory,
     mut body: ChildBody<'_>,
 ) -> io::Result<Child> {
     // SAFETY: a new anonymous mapping touches no other memory.
@@ -71,12 +79,9 @@ pub(crate) fn spawn(
         return Err(io::Error::last_os_error());
     }
     let mut pidfd: c_int = -1;
-    let mut flags = flags | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
-    if cgroup.is_some() {
-        flags |= CLONE_INTO_CGROUP;
-    }
+    let shared = if memory == Memory::Shared { libc::CLONE_VM | libc::CLONE_VFORK } else { 0 };
     let arguments = libc::clone_args {
-        flags,
+        flags: flags | (shared | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP,
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -86,13 +91,14 @@ pub(crate) fn spawn(
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+        cgroup: cgroup.as_raw_fd() as u64,
     };
     let entry: extern "C" fn(*mut ChildBody<'_>) -> ! = child_entry;
     let mut pid: i64;
     // SAFETY: the child starts at the instruction after `syscall` with a stack of its own (16-byte aligned, empty),
     // so it cannot disturb this frame; it calls `child_entry`, which never returns. The parent sleeps until the
-    // child is done with the shared memory (CLONE_VFORK) and jumps over the call with every register as it was.
+    // child is done with the shared memory (CLONE_VFORK), or the child has its own copy of all of it; the parent
+    // then jumps over the call with every register as it was.
     unsafe {
         asm!(
             "syscall",
@@ -112,34 +118,10 @@ pub(crate) fn spawn(
             lateout("r11") _,
         );
     }
-    // SAFETY: the mapping of above, which nothing uses any more: the child has left it.
+    // SAFETY: the mapping of above, which nothing uses any more: the child has left it, or has its own.
     unsafe { libc::munmap(stack, CHILD_STACK_BYTES) };
     if pid < 0 {
         return Err(io::Error::from_raw_os_error(-pid as i32));
-    }
-    // SAFETY: the kernel stored a new descriptor there (CLONE_PIDFD), and nobody else knows it.
-    Ok(Child { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
-}
-
-/// Clones a process as `fork` does, with `flags` (CLONE_NEW*) and into `cgroup`: it has a copy of this process's memory
-/// and runs `body` in it, while the caller goes on. `body` returns only to exit.
-pub(crate) fn fork(flags: u64, cgroup: BorrowedFd<'_>, body: ChildBody<'_>) -> io::Result<Child> {
-    let mut pidfd: c_int = -1;
-    // SAFETY: all-zero arguments are valid.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = flags | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP;
-    arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD as u64;
-    arguments.cgroup = cgroup.as_raw_fd() as u64;
-    // SAFETY: without a stack of its own and without CLONE_VM the child goes on here with a copy of everything, and
-    // this process has one thread, so nothing is copied half done.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>())
-    })?;
-    if pid == 0 {
-        body();
-        // SAFETY: ends this process without running the parent's exit handlers.
-        unsafe { libc::_exit(1) }
     }
     // SAFETY: the kernel stored a new descriptor there (CLONE_PIDFD), and nobody else knows it.
     Ok(Child { pid: pid as u32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } })
@@ -207,7 +189,7 @@ pub(crate) fn set_rlimit(limit: &Rlimit) -> io::Result<()> {
     Ok(())
 }
 
-/// Raises a hard limit of the process `pid` to `hard`, unless it is as high; the soft one stays.
+/// Raises a hard limit of the process `pid` (0 is this one) to `hard`, unless it is as high; the soft one stays.
 pub(crate) fn raise_hard_limit(pid: u32, resource: u32, hard: u64) -> io::Result<()> {
     let mut value = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure lives across both calls; null pointers ask for no new and no old value.
@@ -350,6 +332,31 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: u8) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a signal by number to a process of this PID namespace.
+pub(crate) fn kill(pid: u32, signal: u8) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    check(c_long::from(unsafe { libc::kill(pid as libc::pid_t, c_int::from(signal)) }))?;
+    Ok(())
+}
+
+/// Closes every descriptor above the standard ones that is not in `keep`.
+pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    keep.push(u32::MAX);
+    let mut first = 3;
+    for kept in keep {
+        if first < kept {
+            let last = if kept == u32::MAX { kept } else { kept - 1 };
+            // SAFETY: takes numbers only. It is called in a cloned process with memory of its own, which executes a
+            // program or exits: no owner of a closed descriptor is used or dropped there.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+        first = kept.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// Opens a stream socket to the host over vsock. Without `wait` the connection is under way when this returns; it
 /// is there when the socket polls writable.
 pub(crate) fn vsock_connect(port: u32, wait: bool) -> io::Result<OwnedFd> {
@@ -427,4 +434,21 @@ pub(crate) fn kernel_log_tail() -> Vec<u8> {
         unsafe { libc::klogctl(SYSLOG_ACTION_READ_ALL, log.as_mut_ptr().cast(), log.len() as libc::c_int) };
     log.truncate(usize::try_from(length).unwrap_or(0));
     log
+}
+
+/// Runs `body` in a forked process, for tests whose process reaps every child.
+#[cfg(test)]
+pub(crate) fn fork(body: impl FnOnce()) -> u32 {
+    // SAFETY: libc's fork readies the allocator for the only thread of the child, which runs `body` and exits.
+    match unsafe { libc::fork() } {
+        0 => {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            // SAFETY: ends this process without running the test's exit handlers.
+            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 101 }) }
+        }
+        pid => {
+            assert!(pid > 0, "{}", io::Error::last_os_error());
+            pid as u32
+        }
+    }
 }

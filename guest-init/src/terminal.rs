@@ -1,4 +1,4 @@
-//! The terminal of a container: its master on one side, one vsock connection for both directions on the other.
+//! The terminal of a process: its master on one side, one vsock connection for both directions on the other.
 //! splice(2) wants a pipe, so bytes pass through buffers here; a terminal has few.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,6 +7,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, read, write};
 use rustix::net::{Shutdown, shutdown};
 use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::stdio::is_readable;
 
 /// Bytes that wait in one direction at most.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -65,8 +67,13 @@ impl TerminalRelay {
     }
 
     /// Everything that the container wrote was passed on.
-    pub(crate) fn is_finished(&self) -> bool {
+    fn is_finished(&self) -> bool {
         self.master.is_none() && self.to_host.is_empty()
+    }
+
+    /// Everything was passed on that was written until now.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.to_host.is_empty() && self.master.as_ref().is_none_or(|master| !is_readable(master))
     }
 
     /// Changes the terminal's size.

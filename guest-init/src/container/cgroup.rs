@@ -1,23 +1,25 @@
-//! The container's cgroup: the directory, its limits, its device program, and its end. Only the controllers that
-//! a limit needs are enabled, since each costs at every fork and page.
+//! A container's cgroup: the directory, its limits, its device program, its processes, and its end. Only the
+//! controllers that a limit or a question needs are enabled, since each costs at every fork and page.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
-use crx_proto::{
-    Cgroup as Limits, IdMapping, IoDeviceLimit, Mount, MountKind, Namespace, NamespaceKind, Plan, StartError,
-};
+use crx_proto::{Cgroup as Limits, IdMapping, Mount, MountKind, Namespace, NamespaceKind, Plan, StartError};
 use rustix::fs::{AtFlags, Mode, OFlags, Uid, chownat, mkdirat, openat};
 use rustix::io::{self, Errno};
 
 use super::device_program;
+use super::limits::{Setting, controllers, settings};
 use crate::failure::{failed, refused};
-use crate::mounts::counter;
+use crate::mounts::{Pod, counter};
 use crate::sys;
 
 /// Most bytes read of a control file.
 const MAX_FILE_BYTES: usize = 4 << 10;
 /// Most instructions of a device program (BPF_MAXINSNS of linux/bpf_common.h).
 const MAX_DEVICE_INSTRUCTIONS: usize = 4096;
+/// Most cgroups below a container's that are looked into.
+const MAX_CGROUPS: usize = 4096;
 
 /// What a cgroup's owner may write, besides the directory (our kernel's /sys/kernel/cgroup/delegate).
 const DELEGATED: [&str; 5] =
@@ -26,41 +28,56 @@ const DELEGATED: [&str; 5] =
 /// The cgroup of a container.
 pub(crate) struct Cgroup {
     directory: OwnedFd,
+    /// Its path in the pod.
+    path: String,
     device_program: Option<OwnedFd>,
     /// Its memory is accounted.
     has_memory: bool,
-}
-
-/// A value to be written to a control file.
-#[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    /// Below `linux.resources` of config.json.
-    field: String,
-    file: String,
-    value: String,
+    /// `cgroup.events`, once somebody waits for one.
+    events: Option<OwnedFd>,
+    /// `memory.events`, once watched, and the processes ended for lack of memory so far.
+    memory_events: Option<(OwnedFd, u64)>,
 }
 
 impl Cgroup {
-    /// Makes the cgroup below `root` and sets its limits.
-    pub(crate) fn create(plan: &Plan, root: &OwnedFd) -> Result<Self, StartError> {
+    /// Makes the cgroup and sets its limits.
+    pub(crate) fn create(plan: &Plan, pod: &Pod) -> Result<Self, StartError> {
         let settings = settings(&plan.cgroup);
         let controllers = controllers(&settings);
-        if !controllers.is_empty() {
-            write(root.as_fd(), "cgroup.subtree_control", &controllers).map_err(|error| {
-                failed("linux.resources", format_args!("enable \"{controllers}\""), error)
-            })?;
-        }
+        let root =
+            pod.cgroup_root().map_err(|error| failed("linux.resources", "open the cgroup tree", error))?;
+        enable(root.as_fd(), &controllers)?;
         let fail = |error| failed("linux.cgroupsPath", format_args!("make the cgroup {}", plan.id), error);
-        mkdirat(root, &*plan.id, Mode::from_raw_mode(0o755)).map_err(fail)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(root, &*plan.id, flags, Mode::empty()).map_err(fail)?;
-        for setting in &settings {
-            set(directory.as_fd(), setting)?;
+        mkdirat(&root, &*plan.id, Mode::from_raw_mode(0o755)).map_err(fail)?;
+        let mut cgroup = Self {
+            directory: open_directory(root.as_fd(), &plan.id).map_err(fail)?,
+            path: pod.cgroup_path(&plan.id),
+            device_program: None,
+            has_memory: controllers.contains("+memory"),
+            events: None,
+            memory_events: None,
+        };
+        let limited = || {
+            settings.iter().try_for_each(|setting| set(cgroup.as_fd(), setting))?;
+            delegate(plan, &cgroup.directory)
+                .map_err(|error| failed("linux.cgroupsPath", "give it to its user", error))?;
+            load_device_program(&plan.cgroup)
+        };
+        match limited() {
+            Ok(program) => {
+                cgroup.device_program = program;
+                Ok(cgroup)
+            }
+            Err(error) => {
+                let _ = cgroup.remove();
+                Err(error)
+            }
         }
-        delegate(plan, &directory)
-            .map_err(|error| failed("linux.cgroupsPath", "give it to its user", error))?;
-        let device_program = load_device_program(&plan.cgroup)?;
-        Ok(Self { directory, device_program, has_memory: controllers.contains("+memory") })
+    }
+
+    /// Its path in the pod.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
     /// Lets the device program decide from now on. Called by the container's process, once its devices are made.
@@ -74,25 +91,166 @@ impl Cgroup {
             .map_err(|error| failed("linux.resources.devices", "attach the device program", error))
     }
 
-    /// Ends every process in the cgroup.
+    /// The descriptors that [`Cgroup::restrict_devices`] uses.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.directory), self.device_program.as_ref()].into_iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Changes the limits that `limits` sets. Its device rules are not looked at, as runc's update does not.
+    pub(crate) fn update(&mut self, limits: &Limits, pod: &Pod) -> Result<(), StartError> {
+        let settings = settings(limits);
+        let controllers = controllers(&settings);
+        let root =
+            pod.cgroup_root().map_err(|error| failed("linux.resources", "open the cgroup tree", error))?;
+        enable(root.as_fd(), &controllers)?;
+        self.has_memory |= controllers.contains("+memory");
+        if let Some(max) = limits.memory.max {
+            let used = self.read("memory.current").ok().and_then(|text| text.trim().parse::<u64>().ok());
+            // The kernel would end processes until the rest fits.
+            if let Some(used) = used.filter(|used| *used > max) {
+                let what = format_args!("{max} bytes are less than the {used} in use");
+                return Err(refused("linux.resources.memory.limit", what));
+            }
+        }
+        settings.iter().try_for_each(|setting| set(self.as_fd(), setting))
+    }
+
+    /// Enables those of `controllers` (`memory`, `pids`, ...) that the kernel has and that are not enabled yet.
+    pub(crate) fn account(&mut self, controllers: &[&str], pod: &Pod) -> io::Result<()> {
+        let had = self.read("cgroup.controllers")?;
+        let missing = |name: &&&str| !had.split_whitespace().any(|enabled| enabled == **name);
+        if controllers.iter().any(|name| missing(&name)) {
+            let root = pod.cgroup_root()?;
+            let available = read_at(root.as_fd(), "cgroup.controllers")?;
+            let wanted = controllers.iter().filter(missing);
+            let wanted = wanted.filter(|name| available.split_whitespace().any(|there| there == **name));
+            for name in wanted {
+                write(root.as_fd(), "cgroup.subtree_control", &format!("+{name}"))?;
+                self.has_memory |= *name == "memory";
+            }
+        }
+        Ok(())
+    }
+
+    /// A cgroup below, made if it is not there; the container's own for an empty path.
+    pub(crate) fn below(&self, path: &str) -> Result<OwnedFd, StartError> {
+        let fail = |error| failed("cgroup", format_args!("make {path}"), error);
+        let mut at = open_directory(self.as_fd(), ".").map_err(fail)?;
+        for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
+            if name == ".." {
+                return Err(refused("cgroup", format_args!("{path} is not below the container's")));
+            }
+            match mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(fail(error)),
+            }
+            at = open_directory(at.as_fd(), name).map_err(fail)?;
+        }
+        Ok(at)
+    }
+
+    /// Ends every process in the cgroup. Frozen ones end too.
     pub(crate) fn kill(&self) -> io::Result<()> {
         write(self.as_fd(), "cgroup.kill", "1")
     }
 
-    /// `cgroup.events`, which polls with an exceptional condition when it changes.
-    pub(crate) fn open_events(&self) -> io::Result<OwnedFd> {
-        openat(&self.directory, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    /// Sends a signal to every process in the cgroup and below.
+    pub(crate) fn signal(&self, signal: u8) -> std::io::Result<()> {
+        if i32::from(signal) == libc::SIGKILL {
+            return Ok(self.kill()?);
+        }
+        for pid in self.members()? {
+            // One that has ended meanwhile needs no signal.
+            let _ = sys::kill(pid, signal);
+        }
+        Ok(())
     }
 
-    /// The kernel ended a process for lack of memory: one of this cgroup, or, if nothing is accounted here, one
-    /// of the pod.
-    pub(crate) fn ran_out_of_memory(&self) -> bool {
-        let own = || {
-            let file =
-                openat(&self.directory, "memory.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            file.and_then(|file| read(&file)).map_or(0, |text| counter(&text, "oom_kill"))
-        };
-        (self.has_memory && own() > 0) || says_killed(&sys::kernel_log_tail())
+    /// The processes in the cgroup and below.
+    pub(crate) fn members(&self) -> std::io::Result<Vec<u32>> {
+        let mut members = Vec::new();
+        for directory in directories(&self.path)? {
+            match std::fs::read_to_string(Path::new(&directory).join("cgroup.procs")) {
+                Ok(text) => members.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+                // A cgroup that was removed meanwhile, or a threaded one, whose processes are above.
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(members)
+    }
+
+    /// Stops every process, or lets them go on. That all have stopped is told by [`Cgroup::is_frozen`].
+    pub(crate) fn freeze(&self, frozen: bool) -> io::Result<()> {
+        write(self.as_fd(), "cgroup.freeze", if frozen { "1" } else { "0" })
+    }
+
+    /// `cgroup.events`, if somebody has asked for one. It polls with an exceptional condition when it changes.
+    pub(crate) fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A process is left. From now on [`Cgroup::events`] tells of changes.
+    pub(crate) fn is_populated(&mut self) -> bool {
+        self.event("populated")
+    }
+
+    /// Every process has stopped. From now on [`Cgroup::events`] tells of changes.
+    pub(crate) fn is_frozen(&mut self) -> bool {
+        self.event("frozen")
+    }
+
+    fn event(&mut self, name: &str) -> bool {
+        if self.events.is_none() {
+            self.events = open(self.as_fd(), "cgroup.events").ok();
+        }
+        let text = self.events.as_ref().and_then(|file| read_again(file).ok());
+        text.is_some_and(|text| counter(&text, name) > 0)
+    }
+
+    /// `memory.events`, if it is watched. It polls with an exceptional condition when it changes.
+    pub(crate) fn memory_events(&self) -> Option<BorrowedFd<'_>> {
+        self.memory_events.as_ref().map(|(file, _)| file.as_fd())
+    }
+
+    /// The kernel has ended a process for lack of memory since the last call. If memory is accounted,
+    /// [`Cgroup::memory_events`] tells when to ask again.
+    pub(crate) fn lost_a_process(&mut self) -> bool {
+        if !self.has_memory {
+            return false;
+        }
+        if self.memory_events.is_none() {
+            self.memory_events = open(self.as_fd(), "memory.events").ok().map(|file| (file, 0));
+        }
+        let Some((file, before)) = &mut self.memory_events else { return false };
+        let now = read_again(file).map_or(*before, |text| counter(&text, "oom_kill"));
+        std::mem::replace(before, now) < now
+    }
+
+    /// The kernel ended a process for lack of memory: one of this cgroup, or, if nothing is accounted here, the one
+    /// with this ID.
+    pub(crate) fn ran_out_of_memory(&self, pid: u32) -> bool {
+        if self.has_memory {
+            return self.read("memory.events").is_ok_and(|text| counter(&text, "oom_kill") > 0);
+        }
+        says_killed(&sys::kernel_log_tail(), pid)
+    }
+
+    /// Reads a file of the cgroup, a few lines of text.
+    pub(crate) fn read(&self, file: &str) -> io::Result<String> {
+        read_at(self.as_fd(), file)
+    }
+
+    /// Removes the cgroup and those that were made below it. No process is left in them.
+    pub(crate) fn remove(&self) -> std::io::Result<()> {
+        if std::fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
+        directories(&self.path)?.iter().rev().try_for_each(std::fs::remove_dir)
     }
 }
 
@@ -124,10 +282,10 @@ fn delegate(plan: &Plan, directory: &OwnedFd) -> io::Result<()> {
     chownat(directory, "", owner, None, AtFlags::EMPTY_PATH)
 }
 
-/// The kernel's log tells that it ended a process for lack of memory (mm/oom_kill.c, __oom_kill_process).
-fn says_killed(log: &[u8]) -> bool {
-    const WORDS: &[u8] = b"ut of memory: Killed process";
-    log.windows(WORDS.len()).any(|window| window == WORDS)
+/// The kernel's log tells that it ended this process for lack of memory (mm/oom_kill.c, __oom_kill_process).
+fn says_killed(log: &[u8], pid: u32) -> bool {
+    let words = format!("ut of memory: Killed process {pid} ");
+    log.windows(words.len()).any(|window| window == words.as_bytes())
 }
 
 impl AsFd for Cgroup {
@@ -136,11 +294,32 @@ impl AsFd for Cgroup {
     }
 }
 
-/// A process is left, as `cgroup.events` says from its start.
-pub(crate) fn is_populated(events: &OwnedFd) -> bool {
-    let mut buffer = [0; 256];
-    let got = rustix::io::pread(events, &mut buffer, 0).unwrap_or(0);
-    counter(&String::from_utf8_lossy(&buffer[..got]), "populated") > 0
+/// A directory and those below it, each before what is in it.
+fn directories(path: &str) -> std::io::Result<Vec<std::path::PathBuf>> {
+    let mut found = vec![std::path::PathBuf::from(path)];
+    let mut next = 0;
+    while next < found.len() && found.len() < MAX_CGROUPS {
+        let entries = match std::fs::read_dir(&found[next]) {
+            Err(error) if next > 0 && error.kind() == std::io::ErrorKind::NotFound => None,
+            entries => Some(entries?),
+        };
+        for entry in entries.into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path());
+            }
+        }
+        next += 1;
+    }
+    Ok(found)
+}
+
+/// Enables controllers (`+memory +pids`) for the containers.
+fn enable(root: BorrowedFd<'_>, controllers: &str) -> Result<(), StartError> {
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    write(root, "cgroup.subtree_control", controllers)
+        .map_err(|error| failed("linux.resources", format_args!("enable \"{controllers}\""), error))
 }
 
 fn load_device_program(limits: &Limits) -> Result<Option<OwnedFd>, StartError> {
@@ -169,82 +348,28 @@ fn set(directory: BorrowedFd<'_>, setting: &Setting) -> Result<(), StartError> {
     result.map_err(|error| failed(format_args!("linux.resources.{}", setting.field), action(), error))
 }
 
+fn open_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    openat(at, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn open(directory: BorrowedFd<'_>, file: &str) -> io::Result<OwnedFd> {
+    openat(directory, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn write(directory: BorrowedFd<'_>, file: &str, value: &str) -> io::Result<()> {
     let file = openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes()).map(drop)
 }
 
-fn read(file: &OwnedFd) -> io::Result<String> {
-    let mut buffer = vec![0; MAX_FILE_BYTES];
-    let got = rustix::io::read(file, &mut buffer)?;
+fn read_at(directory: BorrowedFd<'_>, file: &str) -> io::Result<String> {
+    read_again(&open(directory, file)?)
+}
+
+/// Reads a control file from its start.
+fn read_again(file: &OwnedFd) -> io::Result<String> {
+    let mut buffer = [0; MAX_FILE_BYTES];
+    let got = rustix::io::pread(file, &mut buffer, 0)?;
     Ok(String::from_utf8_lossy(&buffer[..got]).into_owned())
-}
-
-/// `+memory +pids`: the controllers whose files are written.
-fn controllers(settings: &[Setting]) -> String {
-    let mut names: Vec<&str> = settings
-        .iter()
-        .filter_map(|setting| setting.file.split('.').next())
-        .filter(|name| *name != "cgroup")
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
-}
-
-/// Every file to write, in its order.
-fn settings(limits: &Limits) -> Vec<Setting> {
-    let mut settings = Vec::new();
-    let mut add = |field: &str, file: &str, value: Option<String>| {
-        if let Some(value) = value {
-            settings.push(Setting { field: field.to_owned(), file: file.to_owned(), value });
-        }
-    };
-    let Limits { memory, cpu, pids_max, io, hugetlb, devices: _, unified } = limits;
-    add("memory.limit", "memory.max", memory.max.map(or_max));
-    add("memory.reservation", "memory.low", memory.low.map(or_max));
-    add("memory.swap", "memory.swap.max", memory.swap_max.map(or_max));
-    add("cpu.shares", "cpu.weight", cpu.weight.map(|weight| weight.to_string()));
-    add("cpu.quota", "cpu.max", cpu.max.map(|(quota, period)| format!("{} {period}", or_max(quota))));
-    add("cpu.burst", "cpu.max.burst", cpu.burst_us.map(|burst| burst.to_string()));
-    add("cpu.idle", "cpu.idle", cpu.idle.map(|idle| idle.to_string()));
-    add("cpu.mems", "cpuset.mems", cpu.mems.clone());
-    add("cpu.cpus", "cpuset.cpus", cpu.cpus.clone());
-    add("pids.limit", "pids.max", pids_max.map(or_max));
-    add("blockIO.weight", "io.weight", io.weight.map(|weight| weight.to_string()));
-    for limit in &io.max {
-        add("blockIO", "io.max", Some(io_line(limit)));
-    }
-    for limit in hugetlb {
-        let file = format!("hugetlb.{}.max", limit.page_size);
-        add("hugepageLimits", &file, Some(or_max(limit.limit_bytes)));
-    }
-    for (file, value) in unified {
-        add(&format!("unified[\"{file}\"]"), file, Some(value.clone()));
-    }
-    settings
-}
-
-/// A number as cgroup files have it.
-fn or_max(value: u64) -> String {
-    if value == u64::MAX { "max".to_owned() } else { value.to_string() }
-}
-
-/// A line of io.max.
-fn io_line(limit: &IoDeviceLimit) -> String {
-    let mut line = format!("{}:{}", limit.major, limit.minor);
-    let parts = [
-        ("rbps", limit.read_bytes),
-        ("wbps", limit.write_bytes),
-        ("riops", limit.read_operations),
-        ("wiops", limit.write_operations),
-    ];
-    for (name, value) in parts {
-        if let Some(value) = value {
-            line.push_str(&format!(" {name}={}", or_max(value)));
-        }
-    }
-    line
 }
 
 #[cfg(test)]
@@ -253,43 +378,9 @@ mod tests {
 
     #[test]
     fn the_kernel_s_words_about_a_killed_process_are_known() {
-        assert!(says_killed(b"<3>[ 1.2] Out of memory: Killed process 7 (tail)"));
-        assert!(says_killed(b"Memory cgroup out of memory: Killed process 7 (tail)"));
-        assert!(!says_killed(b"out of luck"));
-    }
-
-    #[test]
-    fn limits_become_files_and_only_their_controllers() {
-        let mut limits = Limits::default();
-        assert_eq!(controllers(&settings(&limits)), "");
-        limits.pids_max = Some(u64::MAX);
-        limits.memory.max = Some(1 << 20);
-        limits.memory.swap_max = Some(0);
-        limits.cpu.max = Some((u64::MAX, 100_000));
-        limits.unified = vec![("cgroup.max.depth".to_owned(), "3".to_owned())];
-        let settings = settings(&limits);
-        assert_eq!(controllers(&settings), "+cpu +memory +pids");
-        let written: Vec<_> = settings.iter().map(|s| (s.file.as_str(), s.value.as_str())).collect();
-        let expected = [
-            ("memory.max", "1048576"),
-            ("memory.swap.max", "0"),
-            ("cpu.max", "max 100000"),
-            ("pids.max", "max"),
-            ("cgroup.max.depth", "3"),
-        ];
-        assert_eq!(written, expected);
-    }
-
-    #[test]
-    fn a_throttled_device_is_one_line() {
-        let limit = IoDeviceLimit {
-            major: 8,
-            minor: 0,
-            read_bytes: Some(1),
-            write_bytes: None,
-            read_operations: Some(u64::MAX),
-            write_operations: Some(4),
-        };
-        assert_eq!(io_line(&limit), "8:0 rbps=1 riops=max wiops=4");
+        assert!(says_killed(b"<3>[ 1.2] Out of memory: Killed process 7 (tail)", 7));
+        assert!(says_killed(b"Memory cgroup out of memory: Killed process 7 (tail)", 7));
+        assert!(!says_killed(b"Out of memory: Killed process 71 (tail)", 7));
+        assert!(!says_killed(b"out of luck", 7));
     }
 }

@@ -57,6 +57,11 @@ pub(crate) fn make_nodes(
         let path = format!("{directory}/{}-{index}", plan.id);
         let owner = |ids: &[IdMapping], id| IdMapping::find(ids, id).ok_or(Errno::INVAL);
         let make = || {
+            match unlinkat(CWD, &*path, AtFlags::empty()) {
+                // One of a container that has ended and had the same ID.
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
             make_node(CWD, &path, device)?;
             // Again, whatever this process's umask is.
             chmod(&path, Mode::from_raw_mode(device.mode & 0o7777))?;
@@ -153,7 +158,7 @@ pub(crate) struct Terminal {
     pub(crate) slave: OwnedFd,
 }
 
-/// Opens a terminal of the container's devpts, makes it the session's, and binds it to /dev/console.
+/// Opens a terminal of the container's devpts and makes it the session's.
 pub(crate) fn open_terminal(root: &Root, rows: u16, columns: u16) -> Result<Terminal, StartError> {
     let fail = |action| move |error: Errno| failed("process.terminal", action, error);
     let master =
@@ -166,10 +171,14 @@ pub(crate) fn open_terminal(root: &Root, rows: u16, columns: u16) -> Result<Term
         tcsetwinsize(&master, size).map_err(fail("set the size"))?;
     }
     ioctl_tiocsctty(&slave).map_err(fail("make it the controlling terminal"))?;
-    let bind_console = || {
-        let console = root.file("/dev/console")?;
-        attach_over(&clone_tree_at(&slave, false)?, &console)
-    };
-    bind_console().map_err(fail("bind /dev/console"))?;
     Ok(Terminal { master, slave })
+}
+
+/// Binds the terminal to /dev/console.
+pub(crate) fn bind_console(root: &Root, terminal: &Terminal) -> Result<(), StartError> {
+    let bind = || {
+        let console = root.file("/dev/console")?;
+        attach_over(&clone_tree_at(&terminal.slave, false)?, &console)
+    };
+    bind().map_err(|error| failed("process.terminal", "bind /dev/console", error))
 }

@@ -1,13 +1,17 @@
 //! Namespaces: which are made with the container's process, which it joins, which it shares with the pod.
 //!
-//! A pod has one network, IPC and UTS namespace: its own, the guest's first ones. A container that asks for new
-//! ones gets these, unless it has a user namespace, which has to own them. The other kinds are really made.
+//! The pod's own network, IPC and UTS namespace are the guest's first ones. The pod's first container, when it asks
+//! for new ones, gets these, unless it has a user namespace, which has to own them. For every other container they
+//! are really made, as the other kinds are for all.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crx_proto::{Namespace, NamespaceKind, Plan, StartError, TimeOffsetClock};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
 
 use crate::failure::{failed, refused};
 use crate::mounts::Pod;
@@ -27,6 +31,8 @@ pub(crate) struct Namespaces {
     pub(crate) own_cgroup: bool,
     /// It has a new network namespace, not the pod's.
     pub(crate) own_network: bool,
+    /// Those in which it is not with the pod: what a process executed in it later joins.
+    pub(crate) apart: ThreadNameSpaceType,
     /// It has a time namespace of its own.
     own_time: bool,
     /// Lines of its /proc/self/timens_offsets.
@@ -71,8 +77,8 @@ impl Joined {
 }
 
 impl Namespaces {
-    /// Sorts the plan's namespaces and opens those given by path.
-    pub(crate) fn open(plan: &Plan, pod: &mut Pod) -> Result<Self, StartError> {
+    /// Sorts the plan's namespaces and opens those given by path. `owns_pod`: the container is the pod's first.
+    pub(crate) fn open(plan: &Plan, owns_pod: bool, pod: &mut Pod) -> Result<Self, StartError> {
         let mut namespaces = Self {
             clone_flags: 0,
             has_mount: false,
@@ -80,6 +86,7 @@ impl Namespaces {
             own_pid: false,
             own_cgroup: false,
             own_network: false,
+            apart: ThreadNameSpaceType::empty(),
             own_time: false,
             time_offsets: time_offsets(plan),
             join: Vec::new(),
@@ -87,19 +94,23 @@ impl Namespaces {
         };
         let own_user = plan.user_mappings.is_some();
         for (index, namespace) in plan.namespaces.iter().enumerate() {
+            if owns_pod && !own_user && namespace.path.is_none() && is_of_pod(namespace.kind) {
+                continue;
+            }
+            namespaces.apart |= flag(namespace.kind);
             match &namespace.path {
-                None => namespaces.make(namespace.kind, own_user),
+                None => namespaces.make(namespace.kind),
                 Some(path) => namespaces.open_one(index, namespace, path, own_user, pod)?,
             }
         }
-        if !namespaces.time_offsets.is_empty() {
-            pod.need_proc().map_err(|error| failed("linux.timeOffsets", "mount proc", error))?;
+        if !namespaces.time_offsets.is_empty() || !namespaces.join_before.is_empty() {
+            pod.need_proc().map_err(|error| failed("linux.namespaces", "mount proc", error))?;
         }
         Ok(namespaces)
     }
 
     /// A new one.
-    fn make(&mut self, kind: NamespaceKind, own_user: bool) {
+    fn make(&mut self, kind: NamespaceKind) {
         let (flag, own) = match kind {
             NamespaceKind::Pid => (libc::CLONE_NEWPID, Some(&mut self.own_pid)),
             NamespaceKind::Mount => {
@@ -111,10 +122,9 @@ impl Namespaces {
             NamespaceKind::Cgroup => (0, Some(&mut self.own_cgroup)),
             NamespaceKind::Time => (0, Some(&mut self.own_time)),
             NamespaceKind::User => (libc::CLONE_NEWUSER, None),
-            NamespaceKind::Network if own_user => (libc::CLONE_NEWNET, Some(&mut self.own_network)),
-            NamespaceKind::Ipc if own_user => (libc::CLONE_NEWIPC, None),
-            NamespaceKind::Uts if own_user => (libc::CLONE_NEWUTS, None),
-            NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts => return,
+            NamespaceKind::Network => (libc::CLONE_NEWNET, Some(&mut self.own_network)),
+            NamespaceKind::Ipc => (libc::CLONE_NEWIPC, None),
+            NamespaceKind::Uts => (libc::CLONE_NEWUTS, None),
         };
         self.clone_flags |= flag as u64;
         if let Some(own) = own {
@@ -158,17 +168,19 @@ impl Namespaces {
         Ok(())
     }
 
+    /// The descriptors that [`Namespaces::enter`] uses.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.join.iter().map(|joined| joined.fd.as_fd())
+    }
+
     /// Runs `clone` so that what it clones is in the namespaces to be cloned into, if there are any.
     pub(crate) fn clone_with<T>(
         &self,
-        pod: &mut Pod,
         clone: impl FnOnce() -> Result<T, StartError>,
     ) -> Result<T, StartError> {
         if self.join_before.is_empty() {
             return clone();
         }
-        let fail = |action| move |error| failed("linux.namespaces", action, error);
-        pod.need_proc().map_err(fail("mount proc"))?;
         let own = |joined: &Joined| {
             let path = format!("/proc/self/ns/{}", joined.name());
             openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -226,6 +238,40 @@ fn time_offsets(plan: &Plan) -> String {
         format!("{clock} {} {}\n", offset.seconds, offset.nanoseconds)
     };
     plan.time_offsets.iter().map(line).collect()
+}
+
+/// Runs `clone` between `enter`, which gives this process's children another PID namespace, and the return to its
+/// own.
+pub(crate) fn with_pid_namespace<T>(
+    enter: impl FnOnce() -> Result<(), StartError>,
+    clone: impl FnOnce() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    let fail = |action| move |error| failed("linux.namespaces", action, error);
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(fail("open the pod's PID namespace"))?;
+    enter()?;
+    let cloned = clone();
+    move_into_thread_name_spaces(own.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+        .map_err(fail("return to the pod's PID namespace"))?;
+    cloned
+}
+
+/// The pod has one of this kind to give to its first container.
+fn is_of_pod(kind: NamespaceKind) -> bool {
+    matches!(kind, NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts)
+}
+
+/// The kind as setns(2) has it.
+fn flag(kind: NamespaceKind) -> ThreadNameSpaceType {
+    match kind {
+        NamespaceKind::Pid => ThreadNameSpaceType::PROCESS_ID,
+        NamespaceKind::Network => ThreadNameSpaceType::NETWORK,
+        NamespaceKind::Mount => ThreadNameSpaceType::MOUNT,
+        NamespaceKind::Ipc => ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+        NamespaceKind::Uts => ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+        NamespaceKind::User => ThreadNameSpaceType::USER,
+        NamespaceKind::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
+        NamespaceKind::Time => ThreadNameSpaceType::TIME,
+    }
 }
 
 fn cannot(index: usize, what: &str) -> StartError {

@@ -3,7 +3,8 @@
 use std::ffi::CString;
 
 use crx_proto::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Process, StartError};
-use rustix::fs::{FileType, stat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
+use rustix::io::Errno;
 
 use crate::failure::{failed, reason};
 use crate::sys::{StringArray, execve};
@@ -44,19 +45,42 @@ impl Program {
 
     /// Executes it. What is returned is why that was not possible.
     pub(crate) fn execute(&self) -> StartError {
+        match self.try_each(|candidate| Err(execve(candidate, &self.arguments, &self.environment))) {
+            Err(error) => error,
+            Ok(()) => self.refused(EXIT_NOT_FOUND, "nothing was executed"),
+        }
+    }
+
+    /// Looks for it as [`Program::execute`] does, and says already now what that would fail with if it is missing
+    /// or not executable.
+    pub(crate) fn look_up(&self) -> Result<(), StartError> {
+        self.try_each(|candidate| {
+            if FileType::from_raw_mode(stat(candidate)?.st_mode).is_dir() {
+                return Err(Errno::ACCESS.into());
+            }
+            match accessat(CWD, candidate, Access::EXEC_OK, AtFlags::EACCESS) {
+                Err(Errno::ACCESS) => Err(Errno::ACCESS.into()),
+                // A seccomp filter may refuse the question; execve(2) has the last word.
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+    }
+
+    /// Tries the candidates in their order, until one does not fail.
+    fn try_each(&self, attempt: impl Fn(&CString) -> std::io::Result<()>) -> Result<(), StartError> {
         let mut worst = None;
         for candidate in &self.candidates {
-            let error = execve(candidate, &self.arguments, &self.environment);
+            let Err(error) = attempt(candidate) else { return Ok(()) };
             match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) if self.searched => {}
                 Some(libc::EACCES) if self.searched => worst = worst.or(Some((candidate, error))),
-                _ => return self.not_executed(candidate, &error),
+                _ => return Err(self.not_executed(candidate, &error)),
             }
         }
-        match worst {
+        Err(match worst {
             Some((candidate, error)) => self.not_executed(candidate, &error),
             None => self.refused(EXIT_NOT_FOUND, "executable file not found in $PATH"),
-        }
+        })
     }
 
     fn not_executed(&self, candidate: &CString, error: &std::io::Error) -> StartError {
@@ -114,8 +138,16 @@ mod tests {
     }
 
     fn fails(args: &[&str], path: &str) -> (u8, String) {
-        let error = Program::prepare(&process(args, path)).unwrap().execute();
+        let program = Program::prepare(&process(args, path)).unwrap();
+        let error = program.execute();
+        assert_eq!(program.look_up().unwrap_err(), error, "looking it up tells the same");
         (error.exit_code, error.message)
+    }
+
+    #[test]
+    fn what_can_be_executed_is_found() {
+        Program::prepare(&process(&["sh"], "/none:/usr/bin:/bin")).unwrap().look_up().unwrap();
+        Program::prepare(&process(&["/bin/sh"], "")).unwrap().look_up().unwrap();
     }
 
     #[test]
@@ -146,8 +178,10 @@ mod tests {
         let script = directory.path().join("script");
         fs::write(&script, "#!/no/such/interpreter\n").unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let (code, message) = fails(&[script.to_str().unwrap()], "");
-        assert_eq!(code, 127);
+        let program = Program::prepare(&process(&[script.to_str().unwrap()], "")).unwrap();
+        let StartError { exit_code, message } = program.execute();
+        assert_eq!(exit_code, 127);
         assert!(message.ends_with("the interpreter that it names does not exist"), "{message}");
+        program.look_up().unwrap();
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Opens the container's root in the share; where it has a mount namespace, as a mount of its own.
+    /// Opens the container's root in its directory of the share; where it has a mount namespace, as a mount of its own.
     pub(crate) fn open_in(share: &str, is_mount: bool) -> Result<Self, StartError> {
         let path = format!("{share}/{SHARE_ROOTFS}");
         let fail = |error| failed("root.path", "make it a mount", error);
@@ -45,6 +45,12 @@ impl Root {
                 .map_err(|error| failed("root.path", "open", error))?
         };
         Ok(Self { fd, is_mount })
+    }
+
+    /// The root of this process, which is in its container.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        let fd = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { fd, is_mount: false })
     }
 
     /// Opens what is at `path`, without any right to use it but to name it.

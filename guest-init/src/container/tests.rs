@@ -5,27 +5,37 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crx_proto::{
     Capabilities, Cgroup as Limits, Device, DeviceKind, DeviceRule, IdMapping, Mount, Namespace,
-    NamespaceKind, Process, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
+    NamespaceKind, Process, ProcessId, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock,
+    UserMappings, Volume,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, WaitStatus, waitpid};
 
 use super::*;
 
-/// A share on this machine with an image in it.
-struct Share {
+/// Held by a test while it has children: some tests reap every child of this process.
+pub(crate) fn children() -> MutexGuard<'static, ()> {
+    static CHILDREN: Mutex<()> = Mutex::new(());
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A share on this machine with an image in it, the same for the containers 1 to 3.
+pub(crate) struct Share {
     directory: tempfile::TempDir,
     cgroup: &'static str,
     device_nodes: &'static str,
     id: String,
+    _children: MutexGuard<'static, ()>,
 }
 
 impl Share {
     /// `None`, with a word about it, where containers cannot be made.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: making containers needs root");
@@ -38,10 +48,12 @@ impl Share {
         };
         let cgroup = cgroup.split(' ').nth(1).unwrap().to_owned().leak();
         let directory = tempfile::tempdir().unwrap();
-        let rootfs = directory.path().join("rootfs");
+        let rootfs = directory.path().join("1/rootfs");
         fs::create_dir_all(&rootfs).unwrap();
-        fs::create_dir(directory.path().join("volumes")).unwrap();
-        symlink("/usr", directory.path().join("volumes/0")).unwrap();
+        fs::create_dir(directory.path().join("1/volumes")).unwrap();
+        symlink("/usr", directory.path().join("1/volumes/0")).unwrap();
+        symlink("1", directory.path().join("2")).unwrap();
+        symlink("1", directory.path().join("3")).unwrap();
         for name in ["bin", "lib", "lib64", "sbin"] {
             symlink(format!("usr/{name}"), rootfs.join(name)).unwrap();
         }
@@ -49,11 +61,27 @@ impl Share {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let device_nodes = directory.path().join("devices").to_str().unwrap().to_owned().leak();
         let id = format!("crx-test-{}-{}", process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Some(Self { directory, cgroup, device_nodes, id })
+        Some(Self { directory, cgroup, device_nodes, id, _children: children() })
+    }
+
+    /// This machine as a pod.
+    pub(crate) fn pod(&self) -> Pod {
+        let share = self.directory.path().to_str().unwrap().to_owned().leak();
+        Pod::this_machine(self.cgroup, share, self.device_nodes)
+    }
+
+    /// A file of the image.
+    pub(crate) fn file(&self, path: &str) -> std::path::PathBuf {
+        self.directory.path().join("1/rootfs").join(path)
+    }
+
+    /// A cgroup that a plan made.
+    pub(crate) fn cgroup(&self, id: &str) -> String {
+        format!("{}/{id}", self.cgroup)
     }
 
     /// A plan as `runc spec` would have it, for a shell script.
-    fn plan(&self, script: &str) -> Plan {
+    pub(crate) fn plan(&self, script: &str) -> Plan {
         let namespace = |kind| Namespace { kind, path: None };
         let char = |path: &str, major, minor| Device {
             path: path.to_owned(),
@@ -103,33 +131,53 @@ impl Share {
                 io_priority: None,
             },
             seccomp: None,
+            start_hooks: Vec::new(),
+            state_json: String::new(),
         }
     }
 
     /// Runs a plan to its end; returns what it wrote to stdout and its exit code.
     fn run(&self, plan: &Plan) -> Result<(String, i32), StartError> {
-        let mut pod = Pod::this_machine(self.cgroup, self.device_nodes);
+        let mut pod = self.pod();
         let (stdin, _) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let (output, stdout) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let stderr = stdout.try_clone().unwrap();
-        let prepared = Prepared::new(plan, &mut pod)?;
-        let share = self.directory.path().to_str().unwrap();
-        let container = prepared.start(&mut pod, share, Streams::Pipes { stdin, stdout, stderr })?;
+        let streams = Streams::Pipes { stdin, stdout, stderr };
+        let prepared = Prepared::new(plan, true, &mut pod)?;
+        let share = pod.share_of(ProcessId(1));
+        let (made, error) = if may_share_memory(plan) {
+            prepared.start(&share, &streams, None)?
+        } else {
+            let (ours, theirs) = Link::pair()?;
+            let (made, error) = prepared.fork(&share, &streams, (&ours, &theirs), false)?;
+            drop(theirs);
+            if error.is_some() {
+                sys::send_signal(made.first.pidfd.as_fd(), 9).unwrap();
+            }
+            let mut fds = [PollFd::new(&ours, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
+            let said = match ours.receive() {
+                Said::Failed(error) => Some(error),
+                _ => None,
+            };
+            (made, error.or(said))
+        };
+        drop(streams);
         let mut text = String::new();
         File::from(output).read_to_string(&mut text).unwrap();
-        let pid = Pid::from_raw(container.pid as i32);
-        let (_, status) = waitpid(pid, WaitOptions::empty()).unwrap().unwrap();
+        let status = wait_for(made.first.pid);
         let code = status.exit_status().or(status.terminating_signal().map(|signal| 128 + signal));
-        Ok((text, code.unwrap()))
+        error.map_or(Ok((text, code.unwrap())), Err)
     }
+}
+
+fn wait_for(pid: u32) -> WaitStatus {
+    waitpid(Pid::from_raw(pid as i32), WaitOptions::empty()).unwrap().unwrap().1
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // After a start that failed its process is still to be reaped, or the cgroup is busy.
-        while let Err(rustix::io::Errno::BUSY) = rustix::fs::rmdir(format!("{}/{}", self.cgroup, self.id)) {
-            std::thread::yield_now();
-        }
+        let _ = rustix::fs::rmdir(self.cgroup(&self.id));
     }
 }
 
@@ -182,7 +230,7 @@ fn a_container_has_its_own_processes_mounts_devices_and_directory() {
     assert!(lines.contains(&"0::/"), "a cgroup namespace hides where the container is: {output}");
     assert_eq!(&lines[lines.len() - 2..], ["read-only", "again"]);
     assert!(
-        !share.directory.path().join("rootfs/dev/null").exists(),
+        !share.directory.path().join("1/rootfs/dev/null").exists(),
         "nodes are made in the container's /dev"
     );
 }
@@ -261,12 +309,15 @@ fn paths_are_masked_and_read_only() {
 #[test]
 fn a_tmpfs_can_start_with_what_it_covers() {
     let Some(share) = Share::new() else { return };
-    fs::create_dir_all(share.directory.path().join("rootfs/etc/sub")).unwrap();
-    fs::write(share.directory.path().join("rootfs/etc/sub/file"), "content\n").unwrap();
+    fs::create_dir_all(share.directory.path().join("1/rootfs/etc/sub")).unwrap();
+    fs::write(share.directory.path().join("1/rootfs/etc/sub/file"), "content\n").unwrap();
     let mut plan = share.plan("cat /etc/sub/file; echo changed > /etc/sub/file; cat /etc/sub/file");
     plan.mounts.push(Mount { copy_up: true, ..file_system("/etc", "tmpfs", "", 0) });
     assert_eq!(share.run(&plan).unwrap().0, "content\nchanged\n");
-    assert_eq!(fs::read_to_string(share.directory.path().join("rootfs/etc/sub/file")).unwrap(), "content\n");
+    assert_eq!(
+        fs::read_to_string(share.directory.path().join("1/rootfs/etc/sub/file")).unwrap(),
+        "content\n"
+    );
 }
 
 #[test]
@@ -294,7 +345,7 @@ fn a_seccomp_filter_is_installed_with_and_without_no_new_privileges() {
         plan.process.no_new_privileges = no_new_privileges;
         plan.process.cwd = "/".to_owned();
         assert_eq!(share.run(&plan).unwrap().0, "denied\n");
-        rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+        rustix::fs::rmdir(share.cgroup(&share.id)).unwrap();
     }
 }
 
@@ -305,7 +356,7 @@ fn in_user_namespace(share: &Share, mut plan: Plan) -> Plan {
     for kind in [NamespaceKind::User, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts] {
         plan.namespaces.push(Namespace { kind, path: None });
     }
-    chown(share.directory.path().join("rootfs"), Some(100_000), Some(200_000)).unwrap();
+    chown(share.file(""), Some(100_000), Some(200_000)).unwrap();
     plan
 }
 
@@ -332,7 +383,7 @@ fn a_user_namespace_owns_the_others_and_its_root_is_nobody_outside() {
         "1|0|0 100000 65536|0 200000 65536|0:0|65534:65534|0:0|mounts|inside|1|no nodes|{hard}|5|again|0x9|1"
     );
     assert_eq!(output.lines().map(words).collect::<Vec<_>>().join("|"), expected);
-    let file = fs::metadata(share.directory.path().join("rootfs/file")).unwrap();
+    let file = fs::metadata(share.file("file")).unwrap();
     assert_eq!((file.uid(), file.gid()), (100_000, 200_000));
 }
 
@@ -360,7 +411,7 @@ fn mappings_that_the_kernel_refuses_name_their_field() {
 fn a_time_namespace_has_clocks_of_its_own() {
     let Some(share) = Share::new() else { return };
     let plain = share.run(&share.plan("cat /proc/uptime")).unwrap().0;
-    rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+    rustix::fs::rmdir(share.cgroup(&share.id)).unwrap();
     let mut plan = share.plan("cat /proc/self/timens_offsets /proc/uptime");
     plan.namespaces.push(Namespace { kind: NamespaceKind::Time, path: None });
     let offset = |clock, seconds| TimeOffset { clock, seconds, nanoseconds: 5 };
@@ -373,7 +424,7 @@ fn a_time_namespace_has_clocks_of_its_own() {
     let seconds = |text: &str| text.split('.').next().unwrap().parse::<u64>().unwrap();
     assert!(seconds(words[6]) >= seconds(&plain) + 2_000_000, "{plain} then {output}");
     plan.time_offsets = vec![offset(TimeOffsetClock::Boottime, i64::MIN)];
-    rustix::fs::rmdir(format!("{}/{}", share.cgroup, share.id)).unwrap();
+    rustix::fs::rmdir(share.cgroup(&share.id)).unwrap();
     let error = share.run(&plan).unwrap_err();
     assert_eq!(error.message, "linux.timeOffsets: set: Numerical result out of range");
 }
@@ -412,28 +463,17 @@ fn a_terminal_is_the_containers_console() {
     let mut plan =
         share.plan("tty; stty size; test -c /dev/console && echo console; test -t 0 && echo input");
     plan.process.terminal = Some((33, 77));
-    let mut pod = Pod::this_machine(share.cgroup, share.device_nodes);
-    let (ours, theirs) = terminal_sockets().unwrap();
-    let prepared = Prepared::new(&plan, &mut pod).unwrap();
-    let path = share.directory.path().to_str().unwrap();
-    let container = prepared.start(&mut pod, path, Streams::Terminal(theirs)).unwrap();
-    let mut master = File::from(receive_descriptor(ours.as_fd()).unwrap());
+    let pod = share.pod();
+    let (ours, theirs) = Link::pair().unwrap();
+    let prepared = Prepared::new(&plan, true, &mut share.pod()).unwrap();
+    let directory = pod.share_of(ProcessId(1));
+    let (made, error) = prepared.start(&directory, &Streams::Terminal, Some(&theirs)).unwrap();
+    assert_eq!(error, None);
+    let Said::Terminal(master) = ours.receive() else { panic!("no terminal") };
+    let mut master = File::from(master);
     let mut text = Vec::new();
     // A terminal ends with EIO, not with an end of file.
     let _ = master.read_to_end(&mut text);
     assert_eq!(String::from_utf8_lossy(&text), "/dev/pts/0\r\n33 77\r\nconsole\r\ninput\r\n");
-    waitpid(Pid::from_raw(container.pid as i32), WaitOptions::empty()).unwrap();
-}
-
-#[test]
-fn names_of_kernel_parameters_become_files() {
-    assert_eq!(parameter_path("net.ipv4.ip_forward"), "/proc/sys/net/ipv4/ip_forward");
-    assert_eq!(
-        parameter_path("net/ipv4/conf/eth0.1/forwarding"),
-        "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
-    );
-    assert_eq!(
-        parameter_path("net.ipv4.conf.eth0/1.forwarding"),
-        "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
-    );
+    wait_for(made.first.pid);
 }

@@ -1,0 +1,154 @@
+//! The socket between PID 1 and a process on its way to its program. From the process: its terminal, that it is
+//! ready to go on, or why it cannot; from PID 1: that it may (the gate). Executing the program closes the process's
+//! end, and so does its death.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crx_proto::StartError;
+use rustix::io::{Errno, read, write};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+};
+
+use crate::failure::failed;
+
+/// Most bytes of an error's message; what is longer is cut.
+const MAX_MESSAGE_BYTES: usize = 8 << 10;
+/// First byte of a packet with the terminal's master.
+const TERMINAL: u8 = 1;
+/// Of the only packet that says that the process waits at the gate.
+const READY: u8 = 2;
+/// Of one with an error: the exit code and the message follow.
+const FAILED: u8 = 3;
+
+/// One end.
+pub(crate) struct Link(OwnedFd);
+
+/// What the process says.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// This is the master of its terminal.
+    Terminal(OwnedFd),
+    /// It waits at the gate.
+    Ready,
+    /// It cannot go on, and ends.
+    Failed(StartError),
+    /// It has executed its program or has ended.
+    Gone,
+    /// Nothing for now.
+    Nothing,
+}
+
+impl Link {
+    /// Both ends: PID 1's, which does not block, and the process's.
+    pub(crate) fn pair() -> Result<(Self, Self), StartError> {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map(|(ours, theirs)| (Self(ours), Self(theirs)))
+            .map_err(|error| failed("process", "make a socket", error))
+    }
+
+    /// The process sends its terminal.
+    pub(crate) fn send_terminal(&self, master: &OwnedFd) -> rustix::io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [master.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.0, &[IoSlice::new(&[TERMINAL])], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// The process says that it is ready, and waits until it may go on. read(2) and write(2) pass every seccomp
+    /// filter that is of any use.
+    pub(crate) fn wait_at_gate(&self) -> rustix::io::Result<()> {
+        write(&self.0, &[READY])?;
+        self.wait()
+    }
+
+    /// The process waits for PID 1's word.
+    pub(crate) fn wait(&self) -> rustix::io::Result<()> {
+        loop {
+            match read(&self.0, &mut [0; 1]) {
+                Err(Errno::INTR) => {}
+                Ok(0) => return Err(Errno::CONNRESET),
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    /// The process says why it cannot go on. If PID 1 does not listen there is nobody to tell.
+    pub(crate) fn fail(&self, error: &StartError) {
+        let mut packet = vec![FAILED, error.exit_code];
+        packet.extend(error.message.bytes().take(MAX_MESSAGE_BYTES));
+        let _ = write(&self.0, &packet);
+    }
+
+    /// PID 1 lets the process go on. One that has ended needs no word.
+    pub(crate) fn go_on(&self) {
+        let _ = send(&self.0, &[1], SendFlags::NOSIGNAL);
+    }
+
+    /// PID 1 takes what the process said.
+    pub(crate) fn receive(&self) -> Said {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut packet = [0; MAX_MESSAGE_BYTES + 2];
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let mut slices = [std::io::IoSliceMut::new(&mut packet)];
+        let length = match recvmsg(&self.0, &mut slices, &mut control, flags) {
+            Ok(received) => received.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Said::Nothing,
+            Err(_) => return Said::Gone,
+        };
+        let mut terminal = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        match (&packet[..length], terminal.take()) {
+            ([], _) => Said::Gone,
+            ([TERMINAL, ..], Some(master)) => Said::Terminal(master),
+            ([READY, ..], _) => Said::Ready,
+            ([FAILED, exit_code, message @ ..], _) => Said::Failed(StartError {
+                exit_code: *exit_code,
+                message: String::from_utf8_lossy(message).into_owned(),
+            }),
+            _ => Said::Nothing,
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_arrives_by_itself_and_in_order() {
+        let (ours, theirs) = Link::pair().unwrap();
+        assert!(matches!(ours.receive(), Said::Nothing));
+        let error = StartError { exit_code: 126, message: "why".to_owned() };
+        theirs.send_terminal(&theirs.0).unwrap();
+        theirs.fail(&error);
+        ours.go_on();
+        theirs.wait_at_gate().unwrap();
+        assert!(matches!(ours.receive(), Said::Terminal(_)));
+        assert!(matches!(ours.receive(), Said::Failed(said) if said == error));
+        assert!(matches!(ours.receive(), Said::Ready));
+        assert!(matches!(ours.receive(), Said::Nothing));
+        drop(theirs);
+        assert!(matches!(ours.receive(), Said::Gone));
+    }
+
+    #[test]
+    fn a_gate_whose_pid_1_is_gone_does_not_open() {
+        let (ours, theirs) = Link::pair().unwrap();
+        drop(ours);
+        assert!(theirs.wait_at_gate().is_err());
+    }
+}

@@ -8,6 +8,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 dist := $(CURDIR)/target/dist
 export CRX_DIST := $(dist)
+# What `crx --version` says that it was built from.
+export CRX_COMMIT := $(shell git -c safe.directory='*' describe --always --dirty 2>/dev/null)
 
 .PHONY: help
 help: ## this list

@@ -30,5 +30,5 @@ pub use exec::{ExecFlags, exec_plan};
 pub use hooks::Hooks;
 pub use plan::{Planned, plan};
 pub use resources::CpuHint;
-pub use spec::default_spec;
+pub use spec::{SPEC_VERSION, default_spec};
 pub use validate::container_id;

@@ -8,7 +8,7 @@ use crx_oci::{Bundle, ExecFlags};
 use super::launching;
 use crate::runtime::launch::{self, Caller, Follow};
 use crate::runtime::state::{self, Container};
-use crate::runtime::terminal;
+use crate::runtime::{log, terminal};
 
 /// Run a program in a running container
 #[derive(clap::Args)]
@@ -83,7 +83,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         [("--apparmor", &arguments.apparmor), ("--process-label", &arguments.process_label)]
     {
         if value.as_ref().is_some_and(|value| !value.is_empty()) {
-            eprintln!("crx: warning: {option}: does not exist in a pod, ignored");
+            log::warning(&format!("{option}: does not exist in a pod, ignored"));
         }
     }
     let container = Container::find(&state::root(global.root.as_deref()), &arguments.id)?;

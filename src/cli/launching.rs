@@ -11,7 +11,7 @@ use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::launch::{self, Caller, Follow, Request};
 use crate::runtime::state::{self, Container};
 use crate::runtime::timeline::Stamp;
-use crate::runtime::{sizing, terminal};
+use crate::runtime::{cgroup, log, sizing, terminal};
 use crate::sys;
 
 /// Annotations that say of a container which sandbox it belongs to: the one with its kind, the one with the sandbox.
@@ -21,6 +21,8 @@ const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
 ];
 
 #[derive(clap::Args)]
+// Its options stand among the verb's own.
+#[group(skip)]
 pub(super) struct Arguments {
     /// Name of the container, unique on this host
     #[arg(value_name = "ID")]
@@ -80,7 +82,7 @@ pub(super) fn launch(
     let bundle = crx_oci::Bundle::open(&arguments.bundle)?;
     let mut planned = crx_oci::plan(&bundle, &arguments.id)?;
     for warning in &planned.warnings {
-        eprintln!("crx: warning: {warning}");
+        log::warning(warning);
     }
     if let Some(size) = planned.plan.process.terminal.as_mut().filter(|size| **size == (0, 0)) {
         *size = terminal::size();
@@ -88,6 +90,7 @@ pub(super) fn launch(
     let guest = GuestFiles::find(global.guest_dir.as_deref())?;
     let root = state::root(global.root.as_deref());
     // The paths of the files that the process still needs do not change with its user namespace.
+    let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
     let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
     if joins.is_none() {
@@ -98,6 +101,7 @@ pub(super) fn launch(
         id: arguments.id.clone(),
         root,
         bundle: arguments.bundle.canonicalize().context("cannot find the bundle again")?,
+        cgroups,
         config_json: bundle.config_json(),
         joins,
         pod: NewPod {

@@ -19,14 +19,27 @@ mod vmm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
-use crate::runtime::exit;
+use crate::runtime::{cgroup, exit, log};
+
+/// What `--version` prints after the name: as podman shows it of a runtime.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "version {}\ncommit: {}\nspec: {}\nrust: {}",
+        env!("CARGO_PKG_VERSION"),
+        option_env!("CRX_COMMIT").filter(|commit| !commit.is_empty()).unwrap_or("unknown"),
+        crx_oci::SPEC_VERSION,
+        env!("CARGO_PKG_RUST_VERSION"),
+    )
+});
 
 /// An OCI container runtime in which every pod is a microVM.
 #[derive(Parser)]
-#[command(name = "crx", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "crx", version = VERSION.as_str(), disable_version_flag = true)]
+#[command(arg_required_else_help = true, max_term_width = 110)]
 #[command(
     after_help = "Exit codes of run: the container's own, or 128 plus the signal that ended it; 126 and 127 if its program \
 cannot be executed or is not there; 1 for any other error.\n\nExamples:\n  crx check                     can this host run pods?\n  \
@@ -40,6 +53,28 @@ struct Arguments {
     /// [default: `guest` beside the program, then ../lib/crx]
     #[arg(long, global = true, value_name = "DIR", env = "CRX_GUEST_DIR", hide_env = true)]
     guest_dir: Option<PathBuf>,
+    /// File to append errors and warnings to, besides stderr
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Form of that file
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+    /// Say what is done, in the log or, without one, on stderr
+    #[arg(long)]
+    debug: bool,
+    /// linux.cgroupsPath is `slice:prefix:name`, a scope of systemd: refused, only paths of the cgroup file system are
+    /// supported
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Whether a cgroup of the host that may not be made is left out; auto: if the user is not root
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = cgroup::Rootless::Auto)]
+    rootless: cgroup::Rootless,
+    /// For compatibility: checkpoints do not need it
+    #[arg(long, value_name = "PROGRAM")]
+    criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -71,29 +106,59 @@ enum Verb {
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return report::usage(&error),
+        Err(error) => {
+            log_mistakes();
+            return report::usage(&error);
+        }
     };
-    let result = match &arguments.verb {
-        Verb::Run(run) => run::main(&arguments, run),
-        Verb::Create(create) => create::main(&arguments, create),
-        Verb::Start(start) => start::main(&arguments, start),
-        Verb::Exec(exec) => exec::main(&arguments, exec),
-        Verb::State(state) => state::main(&arguments, state),
-        Verb::List(list) => list::main(&arguments, list),
-        Verb::Ps(ps) => ps::main(&arguments, ps),
-        Verb::Kill(kill) => kill::main(&arguments, kill),
-        Verb::Pause(pause) => pause::pause(&arguments, pause),
-        Verb::Resume(resume) => pause::resume(&arguments, resume),
-        Verb::Delete(delete) => delete::main(&arguments, delete),
-        Verb::Spec(spec) => spec::main(spec),
-        Verb::Check => check::main(&arguments),
-        Verb::Vmm(vmm) => vmm::main(vmm),
-    };
-    match result {
+    let opened = log::open(arguments.log.as_deref(), arguments.log_format, arguments.debug);
+    match opened.and_then(|()| dispatch(&arguments)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::error(&error);
             ExitCode::from(exit::of_error(&error))
         }
+    }
+}
+
+/// Opens the log although the command line has a mistake, for the mistake to be in it.
+fn log_mistakes() {
+    let lenient = Arguments::command().ignore_errors(true).try_get_matches();
+    let Ok(matches) = lenient else { return };
+    if let (Ok(Some(file)), Ok(Some(format))) =
+        (matches.try_get_one::<PathBuf>("log"), matches.try_get_one::<log::Format>("log_format"))
+    {
+        // Without the log there is still stderr, and the mistake is what matters.
+        let _ = log::open(Some(file), *format, false);
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
+    log::debug(&format!("crx {} is process {}", env!("CARGO_PKG_VERSION"), std::process::id()));
+    match &arguments.verb {
+        Verb::Run(run) => run::main(arguments, run),
+        Verb::Create(create) => create::main(arguments, create),
+        Verb::Start(start) => start::main(arguments, start),
+        Verb::Exec(exec) => exec::main(arguments, exec),
+        Verb::State(state) => state::main(arguments, state),
+        Verb::List(list) => list::main(arguments, list),
+        Verb::Ps(ps) => ps::main(arguments, ps),
+        Verb::Kill(kill) => kill::main(arguments, kill),
+        Verb::Pause(pause) => pause::pause(arguments, pause),
+        Verb::Resume(resume) => pause::resume(arguments, resume),
+        Verb::Delete(delete) => delete::main(arguments, delete),
+        Verb::Spec(spec) => spec::main(spec),
+        Verb::Check => check::main(arguments),
+        Verb::Vmm(vmm) => vmm::main(vmm),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 }

@@ -1,15 +1,49 @@
 //! Cgroups of the host: the process of a pod lives where `linux.cgroupsPath` says, so that the host's accounting has
 //! it. The container's limits are the guest kernel's; here nothing is limited.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context, bail};
 
+use super::log;
+
 /// How long the end of a process may take to reach its cgroup.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether a cgroup that may not be made is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Rootless {
+    /// If the user is not root.
+    Auto,
+    /// Always.
+    True,
+    /// Never.
+    False,
+}
+
+/// How the cgroups of the host are made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// As scopes of systemd.
+    pub(crate) systemd: bool,
+    /// One that may not be made is left out.
+    pub(crate) leave_out_forbidden: bool,
+}
+
+impl Manner {
+    /// What the command line says; to be asked before the process is root of a namespace of its own.
+    pub(crate) fn new(systemd: bool, rootless: Rootless) -> Self {
+        let leave_out_forbidden = match rootless {
+            Rootless::Auto => !rustix::process::geteuid().is_root(),
+            Rootless::True => true,
+            Rootless::False => false,
+        };
+        Self { systemd, leave_out_forbidden }
+    }
+}
 
 /// A mounted cgroup hierarchy.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,11 +59,14 @@ struct Hierarchy {
 ///
 /// # Errors
 /// The path is not one of the cgroup file system.
-pub(crate) fn directories(cgroups_path: &str) -> anyhow::Result<Vec<PathBuf>> {
+pub(crate) fn directories(cgroups_path: &str, manner: Manner) -> anyhow::Result<Vec<PathBuf>> {
+    if manner.systemd && !cgroups_path.contains(':') {
+        bail!("linux.cgroupsPath: --systemd-cgroup needs \"slice:prefix:name\", found {cgroups_path:?}");
+    }
     if cgroups_path.contains(':') {
         bail!(
-            "linux.cgroupsPath: {cgroups_path:?} is a systemd slice; only paths of the cgroup file system are \
-             supported (podman: --cgroup-manager=cgroupfs)"
+            "linux.cgroupsPath: {cgroups_path:?} is a scope of systemd; only paths of the cgroup file system are \
+             supported (podman: --cgroup-manager=cgroupfs; kubelet: cgroupDriver: cgroupfs)"
         );
     }
     let path = Path::new(cgroups_path);
@@ -52,13 +89,17 @@ pub(crate) fn directories(cgroups_path: &str) -> anyhow::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// The system refuses; those that were made are gone again.
-pub(crate) fn enter(directories: &[PathBuf], pid: u32) -> anyhow::Result<()> {
+pub(crate) fn enter(directories: &[PathBuf], pid: u32, manner: Manner) -> anyhow::Result<()> {
     let enter = |directory: &PathBuf| {
         fs::create_dir_all(directory)?;
         fs::write(directory.join("cgroup.procs"), pid.to_string())
     };
     for directory in directories {
         if let Err(error) = enter(directory) {
+            if manner.leave_out_forbidden && is_forbidden(&error) {
+                log::debug(&format!("left out the cgroup {}: {error}", directory.display()));
+                continue;
+            }
             remove(directories);
             return Err(error).with_context(|| {
                 format!("linux.cgroupsPath: cannot use the cgroup {}", directory.display())
@@ -66,6 +107,11 @@ pub(crate) fn enter(directories: &[PathBuf], pid: u32) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// This user may not, or nobody may.
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Removes cgroups whose processes have ended. One that others use, or that is not there, stays as it is.
@@ -118,9 +164,26 @@ mod tests {
 
     #[test]
     fn paths_that_are_none_are_refused() {
-        for path in ["/a/../../b", "system.slice:crx:x"] {
-            let error = directories(path).unwrap_err().to_string();
+        let refused = |path, systemd| {
+            let manner = Manner { systemd, leave_out_forbidden: false };
+            let error = directories(path, manner).unwrap_err().to_string();
             assert!(error.starts_with("linux.cgroupsPath: "), "{error}");
-        }
+            error
+        };
+        refused("/a/../../b", false);
+        refused("system.slice:crx:x", false);
+        assert!(refused("system.slice:crx:x", true).contains("cgroupfs"));
+        assert!(refused("/machine/x", true).contains("--systemd-cgroup"));
+    }
+
+    #[test]
+    fn a_cgroup_that_may_not_be_made_is_left_out_where_the_caller_says_so() {
+        // Where not even root may make a directory, and where nobody can.
+        let (forbidden, impossible) = ("/sys/kernel/crx", "/dev/null/crx");
+        let made = |path, rootless| enter(&[PathBuf::from(path)], 1, Manner::new(false, rootless));
+        made(forbidden, Rootless::True).unwrap();
+        let error = made(forbidden, Rootless::False).unwrap_err().to_string();
+        assert_eq!(error, "linux.cgroupsPath: cannot use the cgroup /sys/kernel/crx");
+        made(impossible, Rootless::True).unwrap_err();
     }
 }

@@ -27,7 +27,7 @@ use super::channel::{self, Command, Failure, NewContainer, NewPod, Report, Role,
 use super::state::{Record, StateDir};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Stamp};
-use super::{cgroup, console, exit, hooks, share, state};
+use super::{cgroup, console, exit, hooks, log, share, state};
 
 /// Signals that are passed on to the container, as runc does; before it is started they end the launch.
 const FORWARDED: [i32; 9] = [
@@ -97,6 +97,8 @@ pub(crate) struct Request {
     pub(crate) root: PathBuf,
     /// Its bundle.
     pub(crate) bundle: PathBuf,
+    /// How its cgroups of the host are made.
+    pub(crate) cgroups: cgroup::Manner,
     /// The bundle's configuration, for later commands.
     pub(crate) config_json: Vec<u8>,
     /// What it is.
@@ -141,7 +143,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let process =
         HostProcess::start(&request.id, &role, pod, Some(&state), &request.caller.console_socket, &events)?;
     record.pid = Some(process.pid());
-    cgroup::enter(&record.cgroups, process.pid())?;
+    cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
     let planned = &mut request.planned;
     let creating = record.oci_state(Status::Creating);
@@ -244,7 +246,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
 fn record(request: &Request) -> anyhow::Result<Record> {
     let planned = &request.planned;
     let cgroups = match &planned.cgroups_path {
-        Some(path) if !path.is_empty() => cgroup::directories(path)?,
+        Some(path) if !path.is_empty() => cgroup::directories(path, request.cgroups)?,
         _ => Vec::new(),
     };
     Ok(Record {
@@ -272,14 +274,14 @@ fn with_pid(state: &serde_json::Value, record: &Record) -> serde_json::Value {
 /// Runs the poststart hooks. As the specification has it, one that fails is only told.
 pub(crate) fn poststart(record: &Record) {
     if let Err(error) = hooks::run("poststart", &record.poststart, &record.oci_state(Status::Running)) {
-        eprintln!("crx: warning: {error:#}");
+        log::warning(&format!("{error:#}"));
     }
 }
 
 /// Runs the poststop hooks, likewise.
 pub(crate) fn poststop(record: &Record) {
     if let Err(error) = hooks::run("poststop", &record.poststop, &record.oci_state(Status::Stopped)) {
-        eprintln!("crx: warning: {error:#}");
+        log::warning(&format!("{error:#}"));
     }
 }
 
@@ -487,7 +489,7 @@ impl Following<'_> {
     fn failed(&mut self, failure: &Failure) -> anyhow::Result<u8> {
         self.show_waiting(false);
         for line in &failure.console {
-            eprintln!("  {}", line.escape_debug());
+            log::detail(line);
         }
         Err(exit::Coded { code: failure.exit_code, message: format!("{}: {}", self.what, failure.message) }
             .into())
@@ -523,7 +525,7 @@ impl Following<'_> {
 
     fn warn(&mut self, text: &str) {
         self.show_waiting(false);
-        eprintln!("crx: {}: {}", self.what, text.escape_debug());
+        log::warning(&format!("{}: {text}", self.what));
     }
 
     /// On a terminal, says once that a launch takes its time, and takes that back afterwards.

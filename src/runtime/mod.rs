@@ -3,13 +3,14 @@
 //! [`launch`] is the caller's side; [`pod`] the VMM process's; [`stand_in`] that of a process which joined a pod. They share
 //! [`channel`], their messages, [`state`], what is on disk, and [`timeline`], the clock readings of a launch.
 
-mod cgroup;
+pub(crate) mod cgroup;
 pub(crate) mod channel;
 mod console;
 pub(crate) mod exit;
 pub(crate) mod guest_files;
 mod hooks;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod pod;
 mod relay;
 mod session;

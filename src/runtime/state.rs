@@ -23,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Annotations, Command, Report, Status};
-use super::{cgroup, channel, session};
+use super::{cgroup, channel, log, session};
 
 /// Name of the socket on which a pod hears commands.
 pub(crate) const POD_SOCKET: &str = "pod.sock";
@@ -31,8 +31,6 @@ pub(crate) const POD_SOCKET: &str = "pod.sock";
 const RECORD: &str = "state.json";
 /// Name of the container's configuration.
 const CONFIG: &str = "config.json";
-/// Version of the runtime specification that the state is written to.
-const OCI_VERSION: &str = "1.2.0";
 
 /// What a container's state directory says of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,7 +63,7 @@ impl Record {
     /// The state as the runtime specification has it.
     pub(crate) fn oci_state(&self, status: Status) -> serde_json::Value {
         let mut state = serde_json::json!({
-            "ociVersion": OCI_VERSION,
+            "ociVersion": crx_oci::SPEC_VERSION,
             "id": self.id,
             "status": status.to_string(),
             "bundle": self.bundle,
@@ -243,6 +241,7 @@ impl Container {
         if !self.is_alive() {
             bail!("container not running");
         }
+        log::debug(&format!("asking the pod {:?} for container {:?}", self.record.pod, self.record.id));
         let pod = self.connect()?;
         channel::send(&pod, command, &[])?;
         match channel::receive(&pod).context("the pod of the container is gone")?.0 {

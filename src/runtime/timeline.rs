@@ -3,6 +3,8 @@
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+use super::log;
+
 /// One reading.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Stamp {
@@ -13,8 +15,9 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Reads the clock now.
+    /// Reads the clock now; with `--debug` the log has the stage as well.
     pub(crate) fn now(stage: &str) -> Self {
+        log::debug(stage);
         Self { stage: stage.to_owned(), monotonic_ns: monotonic_ns() }
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod guest;
 mod host;
 mod id;
+mod log;
 mod spec;
 mod usage;
 

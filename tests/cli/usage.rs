@@ -9,7 +9,10 @@ fn help_and_version_are_answers() {
         return;
     }
     let outcome = crx().arg("--version").run().expect(0);
-    assert!(outcome.out().starts_with("crx ") && outcome.out().lines().count() == 1, "{}", outcome.all());
+    for line in ["crx version ", "commit: ", "spec: 1.", "rust: 1."] {
+        assert!(outcome.out().lines().any(|have| have.starts_with(line)), "no {line} in\n{}", outcome.all());
+    }
+    assert_eq!(crx().arg("-v").run().expect(0).out(), outcome.out());
     let outcome = crx().arg("--help").run().expect(0);
     for word in ["run", "spec", "check", "--root", "Exit codes"] {
         assert!(outcome.out().contains(word), "no {word} in\n{}", outcome.all());
@@ -33,10 +36,12 @@ fn what_is_not_understood_is_exit_code_1() {
         (&["run"], "ID"),
         (&["run", "a", "b"], "b"),
         (&["run", "--vcpus", "x", "a"], "--vcpus"),
-        (&[], "Usage"),
+        (&["--log-format", "xml", "list"], "--log-format"),
+        (&["--rootless", "perhaps", "list"], "--rootless"),
+        (&["--log", "/not/there/log", "list"], "/not/there/log"),
     ] {
-        let outcome = crx().args(arguments).run().expect(1);
-        assert!(outcome.err().contains(word), "no '{word}' in\n{}", outcome.all());
-        assert!(outcome.stdout.is_empty(), "{}", outcome.all());
+        crx().args(arguments).run().expect_refused(&[word]);
     }
+    let outcome = crx().run().expect(1);
+    assert!(outcome.err().contains("Usage") && outcome.stdout.is_empty(), "{}", outcome.all());
 }

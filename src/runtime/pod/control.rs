@@ -24,7 +24,7 @@ use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
 use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
 use crate::runtime::share::Share;
 use crate::runtime::timeline::{Stamp, monotonic_ns};
-use crate::runtime::{exit, relay, terminal};
+use crate::runtime::{exit, log, relay, terminal};
 
 /// A pod whose VM runs.
 pub(super) struct Pod {
@@ -126,8 +126,8 @@ impl Pod {
     fn fail(&mut self, failure: &Failure) -> u8 {
         if self.released.load(Ordering::SeqCst) {
             // Nobody listens any more but whoever reads the container's stderr.
-            failure.console.iter().for_each(|line| eprintln!("  {}", line.escape_debug()));
-            eprintln!("crx: {}", failure.message.escape_debug());
+            failure.console.iter().for_each(|line| log::detail(line));
+            log::error(&failure.message);
         }
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for client in clients {
@@ -443,7 +443,7 @@ impl Pod {
             }
             GuestMessage::Answer { number, answer } => self.answered(number, answer),
             GuestMessage::Log(text) if self.released.load(Ordering::SeqCst) => {
-                eprintln!("crx: {}", text.escape_debug());
+                log::warning(&text);
             }
             GuestMessage::Log(text) => self.report(LAUNCHER, &Report::Warning(text), &[]),
         }

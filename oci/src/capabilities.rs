@@ -6,7 +6,7 @@ use crate::error::{SpecError, quote};
 use crate::json::Field;
 
 /// Index is the number in linux/capability.h (Linux 6.12; the last one is CAP_LAST_CAP).
-const NAMES: [&str; 41] = [
+pub(crate) const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

@@ -21,19 +21,29 @@ pub struct Hooks {
     pub poststop: Vec<Hook>,
 }
 
+/// Where the hooks of a moment belong.
+type List = fn(&mut Hooks) -> &mut Vec<Hook>;
+
+/// The moments by their names, in their order.
+pub(crate) const MOMENTS: [(&str, List); 6] = [
+    ("prestart", |hooks| &mut hooks.create_runtime),
+    ("createRuntime", |hooks| &mut hooks.create_runtime),
+    ("createContainer", |hooks| &mut hooks.create_container),
+    ("startContainer", |hooks| &mut hooks.start_container),
+    ("poststart", |hooks| &mut hooks.poststart),
+    ("poststop", |hooks| &mut hooks.poststop),
+];
+
 /// All hooks of config.json.
 pub(crate) fn hooks(root: &Field<'_>) -> Result<Hooks, SpecError> {
-    let Some(hooks) = root.get("hooks")? else { return Ok(Hooks::default()) };
-    let of = |name| hooks.list(name)?.iter().map(hook).collect::<Result<Vec<_>, _>>();
-    let mut create_runtime = of("prestart")?;
-    create_runtime.extend(of("createRuntime")?);
-    Ok(Hooks {
-        create_runtime,
-        create_container: of("createContainer")?,
-        start_container: of("startContainer")?,
-        poststart: of("poststart")?,
-        poststop: of("poststop")?,
-    })
+    let mut hooks = Hooks::default();
+    let Some(section) = root.get("hooks")? else { return Ok(hooks) };
+    for (name, list) in MOMENTS {
+        for field in section.list(name)? {
+            list(&mut hooks).push(hook(&field)?);
+        }
+    }
+    Ok(hooks)
 }
 
 fn hook(field: &Field<'_>) -> Result<Hook, SpecError> {

@@ -16,6 +16,10 @@ const MS_NOSYMFOLLOW: u64 = 256;
 /// The two flags that say what a mount is, not how it behaves.
 const MS_BIND: u64 = libc::MS_BIND;
 const MS_REC: u64 = libc::MS_REC;
+/// The option that says nothing.
+const DEFAULTS: &str = "defaults";
+/// A new tmpfs starts with what it covers.
+const COPY_UP: &str = "tmpcopyup";
 
 /// The mounts with the host directories and files that they need.
 #[derive(Debug, Default)]
@@ -183,8 +187,8 @@ impl Options {
                 change(&mut options.recursive_set, &mut options.recursive_cleared, clear, flags);
             } else {
                 match name {
-                    "" | "defaults" => {}
-                    "tmpcopyup" => options.copy_up = true,
+                    "" | DEFAULTS => {}
+                    COPY_UP => options.copy_up = true,
                     "idmap" | "ridmap" => return Err(field.error("ID-mapped mounts are not supported yet")),
                     _ => data.push(name),
                 }
@@ -201,43 +205,45 @@ fn change(set: &mut u64, cleared: &mut u64, clear: bool, flags: u64) {
     *from &= !flags;
 }
 
+/// Options: name, whether it clears its MS_* flags, and these.
+const OPTIONS: [(&str, bool, u64); 32] = [
+    ("ro", false, libc::MS_RDONLY),
+    ("rw", true, libc::MS_RDONLY),
+    ("nosuid", false, libc::MS_NOSUID),
+    ("suid", true, libc::MS_NOSUID),
+    ("nodev", false, libc::MS_NODEV),
+    ("dev", true, libc::MS_NODEV),
+    ("noexec", false, libc::MS_NOEXEC),
+    ("exec", true, libc::MS_NOEXEC),
+    ("sync", false, libc::MS_SYNCHRONOUS),
+    ("async", true, libc::MS_SYNCHRONOUS),
+    ("remount", false, libc::MS_REMOUNT),
+    ("mand", false, libc::MS_MANDLOCK),
+    ("nomand", true, libc::MS_MANDLOCK),
+    ("dirsync", false, libc::MS_DIRSYNC),
+    ("noatime", false, libc::MS_NOATIME),
+    ("atime", true, libc::MS_NOATIME),
+    ("nodiratime", false, libc::MS_NODIRATIME),
+    ("diratime", true, libc::MS_NODIRATIME),
+    ("relatime", false, libc::MS_RELATIME),
+    ("norelatime", true, libc::MS_RELATIME),
+    ("strictatime", false, libc::MS_STRICTATIME),
+    ("nostrictatime", true, libc::MS_STRICTATIME),
+    ("lazytime", false, libc::MS_LAZYTIME),
+    ("nolazytime", true, libc::MS_LAZYTIME),
+    ("iversion", false, libc::MS_I_VERSION),
+    ("noiversion", true, libc::MS_I_VERSION),
+    ("silent", false, libc::MS_SILENT),
+    ("loud", true, libc::MS_SILENT),
+    ("nosymfollow", false, MS_NOSYMFOLLOW),
+    ("symfollow", true, MS_NOSYMFOLLOW),
+    ("bind", false, MS_BIND),
+    ("rbind", false, MS_BIND | MS_REC),
+];
+
 /// MS_* flags of an option, and whether it clears them.
 fn option(name: &str) -> Option<(bool, u64)> {
-    Some(match name {
-        "ro" => (false, libc::MS_RDONLY),
-        "rw" => (true, libc::MS_RDONLY),
-        "nosuid" => (false, libc::MS_NOSUID),
-        "suid" => (true, libc::MS_NOSUID),
-        "nodev" => (false, libc::MS_NODEV),
-        "dev" => (true, libc::MS_NODEV),
-        "noexec" => (false, libc::MS_NOEXEC),
-        "exec" => (true, libc::MS_NOEXEC),
-        "sync" => (false, libc::MS_SYNCHRONOUS),
-        "async" => (true, libc::MS_SYNCHRONOUS),
-        "remount" => (false, libc::MS_REMOUNT),
-        "mand" => (false, libc::MS_MANDLOCK),
-        "nomand" => (true, libc::MS_MANDLOCK),
-        "dirsync" => (false, libc::MS_DIRSYNC),
-        "noatime" => (false, libc::MS_NOATIME),
-        "atime" => (true, libc::MS_NOATIME),
-        "nodiratime" => (false, libc::MS_NODIRATIME),
-        "diratime" => (true, libc::MS_NODIRATIME),
-        "relatime" => (false, libc::MS_RELATIME),
-        "norelatime" => (true, libc::MS_RELATIME),
-        "strictatime" => (false, libc::MS_STRICTATIME),
-        "nostrictatime" => (true, libc::MS_STRICTATIME),
-        "lazytime" => (false, libc::MS_LAZYTIME),
-        "nolazytime" => (true, libc::MS_LAZYTIME),
-        "iversion" => (false, libc::MS_I_VERSION),
-        "noiversion" => (true, libc::MS_I_VERSION),
-        "silent" => (false, libc::MS_SILENT),
-        "loud" => (true, libc::MS_SILENT),
-        "nosymfollow" => (false, MS_NOSYMFOLLOW),
-        "symfollow" => (true, MS_NOSYMFOLLOW),
-        "bind" => (false, MS_BIND),
-        "rbind" => (false, MS_BIND | MS_REC),
-        _ => return None,
-    })
+    OPTIONS.iter().find(|(known, ..)| *known == name).map(|(_, clear, flags)| (*clear, *flags))
 }
 
 /// Per-mount attributes that a leading `r` applies to a whole tree (`rro`, `rnosuid`, ...).
@@ -254,17 +260,26 @@ fn recursive_option(name: &str) -> Option<(bool, u64)> {
     option(name).filter(|(_, flags)| flags & !attributes == 0)
 }
 
+/// Kinds of propagation and their MS_* flags.
+const PROPAGATIONS: [(&str, u64); 8] = [
+    ("private", libc::MS_PRIVATE),
+    ("rprivate", libc::MS_PRIVATE | MS_REC),
+    ("shared", libc::MS_SHARED),
+    ("rshared", libc::MS_SHARED | MS_REC),
+    ("slave", libc::MS_SLAVE),
+    ("rslave", libc::MS_SLAVE | MS_REC),
+    ("unbindable", libc::MS_UNBINDABLE),
+    ("runbindable", libc::MS_UNBINDABLE | MS_REC),
+];
+
 /// MS_* flags of a kind of propagation.
 pub(crate) fn propagation(name: &str) -> Option<u64> {
-    Some(match name {
-        "private" => libc::MS_PRIVATE,
-        "rprivate" => libc::MS_PRIVATE | MS_REC,
-        "shared" => libc::MS_SHARED,
-        "rshared" => libc::MS_SHARED | MS_REC,
-        "slave" => libc::MS_SLAVE,
-        "rslave" => libc::MS_SLAVE | MS_REC,
-        "unbindable" => libc::MS_UNBINDABLE,
-        "runbindable" => libc::MS_UNBINDABLE | MS_REC,
-        _ => return None,
-    })
+    PROPAGATIONS.iter().find(|(known, _)| *known == name).map(|(_, flags)| *flags)
+}
+
+/// Every option that means something to the runtime and not to the file system.
+pub(crate) fn option_names() -> impl Iterator<Item = String> {
+    let plain = OPTIONS.iter().map(|(name, ..)| *name).chain(PROPAGATIONS.iter().map(|(name, _)| *name));
+    let recursive = OPTIONS.iter().map(|(name, ..)| *name).filter(|name| recursive_option(name).is_some());
+    plain.chain([DEFAULTS, COPY_UP]).map(str::to_owned).chain(recursive.map(|name| format!("r{name}")))
 }

@@ -8,6 +8,17 @@ use crate::validate;
 
 /// Nanoseconds that are not a second.
 const NANOSECONDS_MAX: u32 = 999_999_999;
+/// The kinds by their names.
+pub(crate) const KINDS: [(&str, NamespaceKind); 8] = [
+    ("pid", NamespaceKind::Pid),
+    ("network", NamespaceKind::Network),
+    ("mount", NamespaceKind::Mount),
+    ("ipc", NamespaceKind::Ipc),
+    ("uts", NamespaceKind::Uts),
+    ("user", NamespaceKind::User),
+    ("cgroup", NamespaceKind::Cgroup),
+    ("time", NamespaceKind::Time),
+];
 
 /// The namespaces in their order, each kind at most once.
 pub(crate) fn namespaces(linux: &Field<'_>) -> Result<Vec<Namespace>, SpecError> {
@@ -57,15 +68,5 @@ pub(crate) fn time_offsets(
 }
 
 fn kind(name: &str) -> Option<NamespaceKind> {
-    Some(match name {
-        "pid" => NamespaceKind::Pid,
-        "network" => NamespaceKind::Network,
-        "mount" => NamespaceKind::Mount,
-        "ipc" => NamespaceKind::Ipc,
-        "uts" => NamespaceKind::Uts,
-        "user" => NamespaceKind::User,
-        "cgroup" => NamespaceKind::Cgroup,
-        "time" => NamespaceKind::Time,
-        _ => return None,
-    })
+    KINDS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
 }

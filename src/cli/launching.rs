@@ -15,7 +15,7 @@ use crate::runtime::{cgroup, log, sizing, terminal};
 use crate::sys;
 
 /// Annotations that say of a container which sandbox it belongs to: the one with its kind, the one with the sandbox.
-const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
+pub(super) const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
     ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
     ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
 ];

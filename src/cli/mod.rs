@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod delete;
 mod exec;
+mod features;
 mod kill;
 mod launching;
 mod list;
@@ -97,6 +98,8 @@ enum Verb {
     Spec(spec::Arguments),
     /// Check whether this host can run pods, and say what to do if not
     Check,
+    /// Print what this runtime understands, as JSON
+    Features,
     #[command(hide = true, alias = "stand-in")]
     Vmm(vmm::Arguments),
 }
@@ -149,6 +152,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Delete(delete) => delete::main(arguments, delete),
         Verb::Spec(spec) => spec::main(spec),
         Verb::Check => check::main(arguments),
+        Verb::Features => features::main(),
         Verb::Vmm(vmm) => vmm::main(vmm),
     }
 }

@@ -13,6 +13,15 @@ use crx_oci::CpuHint;
 
 use super::channel::Annotations;
 
+/// The annotations, in the order of the table above.
+pub(crate) const ANNOTATIONS: [&str; 5] =
+    [MEMORY, VCPUS, SANDBOX_MEMORY, SANDBOX_CPU_QUOTA, SANDBOX_CPU_PERIOD];
+const MEMORY: &str = "dev.crx.memory-mib";
+const VCPUS: &str = "dev.crx.vcpus";
+const SANDBOX_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+const SANDBOX_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+const SANDBOX_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+
 /// Memory of a VM whose container states no limit.
 const DEFAULT_MIB: u32 = 256;
 /// What the guest's kernel, PID 1 and page cache need beside a container that uses its limit.
@@ -31,16 +40,13 @@ pub(crate) fn memory_mib(
     annotations: &Annotations,
     limit_bytes: Option<u64>,
 ) -> anyhow::Result<u32> {
-    const ANNOTATION: &str = "dev.crx.memory-mib";
-    let (asked_mib, name) = match (asked_mib, number(annotations, ANNOTATION)?) {
+    let (asked_mib, name) = match (asked_mib, number(annotations, MEMORY)?) {
         (Some(mib), _) => (Some(mib), "--memory".to_owned()),
-        (None, Some(mib)) => {
-            (Some(u32::try_from(mib).unwrap_or(u32::MAX)), format!("annotations: {ANNOTATION}"))
-        }
+        (None, Some(mib)) => (Some(u32::try_from(mib).unwrap_or(u32::MAX)), format!("annotations: {MEMORY}")),
         (None, None) => (None, "--memory".to_owned()),
     };
     // A sandbox without limits says 0, or less.
-    let sandbox = number(annotations, "io.kubernetes.cri.sandbox-memory")?;
+    let sandbox = number(annotations, SANDBOX_MEMORY)?;
     let sandbox_bytes = sandbox.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
     let memory_mib = asked_mib.unwrap_or_else(|| {
         let limit_mib = sandbox_bytes
@@ -65,17 +71,16 @@ const MOST_VCPUS: u32 = 64;
 /// # Errors
 /// An annotation is no number, or one that cannot be.
 pub(crate) fn vcpus(asked: Option<u8>, annotations: &Annotations, cpu: CpuHint) -> anyhow::Result<u8> {
-    const ANNOTATION: &str = "dev.crx.vcpus";
     if let Some(vcpus) = asked {
         return Ok(vcpus);
     }
-    if let Some(vcpus) = number(annotations, ANNOTATION)? {
+    if let Some(vcpus) = number(annotations, VCPUS)? {
         let vcpus = u8::try_from(vcpus).ok().filter(|vcpus| (1..=MOST_VCPUS as u8).contains(vcpus));
         return vcpus
-            .with_context(|| format!("annotations: {ANNOTATION}: a pod has 1 to {MOST_VCPUS} processors"));
+            .with_context(|| format!("annotations: {VCPUS}: a pod has 1 to {MOST_VCPUS} processors"));
     }
-    let quota_us = number(annotations, "io.kubernetes.cri.sandbox-cpu-quota")?.filter(|quota| *quota > 0);
-    let period_us = number(annotations, "io.kubernetes.cri.sandbox-cpu-period")?.filter(|period| *period > 0);
+    let quota_us = number(annotations, SANDBOX_CPU_QUOTA)?.filter(|quota| *quota > 0);
+    let period_us = number(annotations, SANDBOX_CPU_PERIOD)?.filter(|period| *period > 0);
     let sandbox = quota_us
         .zip(period_us)
         .map(|(quota, period)| u32::try_from((quota - 1) / period + 1).unwrap_or(MOST_VCPUS));

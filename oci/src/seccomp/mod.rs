@@ -35,6 +35,67 @@ const TRACE_MAX: u32 = 0xffff;
 /// Arguments of a system call.
 const ARGUMENT_MAX: u32 = 5;
 
+/// The actions; errno and trace have data besides.
+pub(crate) const ACTIONS: [(&str, u32); 8] = [
+    ("SCMP_ACT_KILL", RET_KILL_THREAD),
+    ("SCMP_ACT_KILL_THREAD", RET_KILL_THREAD),
+    ("SCMP_ACT_KILL_PROCESS", RET_KILL_PROCESS),
+    ("SCMP_ACT_TRAP", RET_TRAP),
+    ("SCMP_ACT_ERRNO", RET_ERRNO),
+    ("SCMP_ACT_TRACE", RET_TRACE),
+    ("SCMP_ACT_LOG", RET_LOG),
+    ("SCMP_ACT_ALLOW", RET_ALLOW),
+];
+/// The operators; the mask is the condition's own.
+const OPERATORS: [(&str, Comparison); 7] = [
+    ("SCMP_CMP_NE", Comparison::NotEqual),
+    ("SCMP_CMP_LT", Comparison::Less),
+    ("SCMP_CMP_LE", Comparison::LessOrEqual),
+    ("SCMP_CMP_EQ", Comparison::Equal),
+    ("SCMP_CMP_GE", Comparison::GreaterOrEqual),
+    ("SCMP_CMP_GT", Comparison::Greater),
+    ("SCMP_CMP_MASKED_EQ", Comparison::Masked(0)),
+];
+/// Architectures that a profile may name; only x86's have calls here.
+pub(crate) const ARCHITECTURES: [&str; 23] = [
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86_64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+];
+/// The flags and their bits for seccomp(2).
+pub(crate) const FLAGS: [(&str, u32); 4] = [
+    ("SECCOMP_FILTER_FLAG_TSYNC", FLAG_TSYNC),
+    ("SECCOMP_FILTER_FLAG_LOG", FLAG_LOG),
+    ("SECCOMP_FILTER_FLAG_SPEC_ALLOW", FLAG_SPEC_ALLOW),
+    // About the waiting for a listener's answer; the kernel refuses it without a listener.
+    ("SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", 0),
+];
+
+/// The names of the operators.
+pub(crate) fn operator_names() -> impl Iterator<Item = &'static str> {
+    OPERATORS.iter().map(|(name, _)| *name)
+}
+
 /// What a filter returns: a SECCOMP_RET_* value with its data.
 type Action = u32;
 
@@ -179,34 +240,32 @@ fn condition(field: &Field<'_>) -> Result<Condition, SpecError> {
     let value = field.require("value")?.unsigned()?;
     let value_two = field.opt_unsigned("valueTwo")?.unwrap_or(0);
     let op = field.require("op")?;
-    let (comparison, value) = match op.string()? {
-        "SCMP_CMP_NE" => (Comparison::NotEqual, value),
-        "SCMP_CMP_LT" => (Comparison::Less, value),
-        "SCMP_CMP_LE" => (Comparison::LessOrEqual, value),
-        "SCMP_CMP_EQ" => (Comparison::Equal, value),
-        "SCMP_CMP_GE" => (Comparison::GreaterOrEqual, value),
-        "SCMP_CMP_GT" => (Comparison::Greater, value),
-        // Bits outside of the mask are not compared, as in libseccomp.
-        "SCMP_CMP_MASKED_EQ" => (Comparison::Masked(value), value_two & value),
-        other => return Err(op.error(format!("unknown operator {}", quote(other)))),
+    let name = op.string()?;
+    let Some((_, comparison)) = OPERATORS.iter().find(|(known, _)| *known == name) else {
+        return Err(op.error(format!("unknown operator {}", quote(name))));
     };
-    Ok(Condition { argument, comparison, value })
+    Ok(match comparison {
+        // Bits outside of the mask are not compared, as in libseccomp.
+        Comparison::Masked(_) => {
+            Condition { argument, comparison: Comparison::Masked(value), value: value_two & value }
+        }
+        comparison => Condition { argument, comparison: *comparison, value },
+    })
 }
 
 fn action(object: &Field<'_>, name: &str, errno_name: &str) -> Result<Action, SpecError> {
     let field = object.require(name)?;
     let data = |max| object.opt_unsigned_to(errno_name, max).map(|value| value.unwrap_or(libc::EPERM as u32));
-    Ok(match field.string()? {
-        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => RET_KILL_THREAD,
-        "SCMP_ACT_KILL_PROCESS" => RET_KILL_PROCESS,
-        "SCMP_ACT_TRAP" => RET_TRAP,
-        "SCMP_ACT_ERRNO" => RET_ERRNO | data(ERRNO_MAX)?,
-        "SCMP_ACT_TRACE" => RET_TRACE | data(TRACE_MAX)?,
-        "SCMP_ACT_LOG" => RET_LOG,
-        "SCMP_ACT_ALLOW" => RET_ALLOW,
-        "SCMP_ACT_NOTIFY" => return Err(field.error(NO_NOTIFICATION)),
-        other => return Err(field.error(format!("unknown seccomp action {}", quote(other)))),
-    })
+    let value = field.string()?;
+    if value == "SCMP_ACT_NOTIFY" {
+        return Err(field.error(NO_NOTIFICATION));
+    }
+    match ACTIONS.iter().find(|(known, _)| *known == value) {
+        Some((_, RET_ERRNO)) => Ok(RET_ERRNO | data(ERRNO_MAX)?),
+        Some((_, RET_TRACE)) => Ok(RET_TRACE | data(TRACE_MAX)?),
+        Some((_, action)) => Ok(*action),
+        None => Err(field.error(format!("unknown seccomp action {}", quote(value)))),
+    }
 }
 
 /// `architectures`. The machine's own is always filtered, as with libseccomp.
@@ -214,14 +273,10 @@ fn foreign(field: &Field<'_>) -> Result<Foreign, SpecError> {
     let mut foreign = Foreign { x86: RET_KILL_THREAD, x32: RET_KILL_THREAD };
     for architecture in field.list("architectures")? {
         let name = architecture.string()?;
-        match name.strip_prefix("SCMP_ARCH_") {
-            Some("X86") => foreign.x86 = RET_ERRNO | libc::ENOSYS as u32,
-            Some("X32") => foreign.x32 = RET_ERRNO | libc::ENOSYS as u32,
-            Some(
-                "X86_64" | "ARM" | "AARCH64" | "LOONGARCH64" | "M68K" | "MIPS" | "MIPS64" | "MIPS64N32"
-                | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PARISC" | "PARISC64" | "PPC" | "PPC64" | "PPC64LE"
-                | "RISCV64" | "S390" | "S390X" | "SH" | "SHEB",
-            ) => {}
+        match name {
+            "SCMP_ARCH_X86" => foreign.x86 = RET_ERRNO | libc::ENOSYS as u32,
+            "SCMP_ARCH_X32" => foreign.x32 = RET_ERRNO | libc::ENOSYS as u32,
+            _ if ARCHITECTURES.contains(&name) => {}
             _ => return Err(architecture.error(format!("unknown seccomp architecture {}", quote(name)))),
         }
     }
@@ -235,14 +290,11 @@ fn flags(field: &Field<'_>) -> Result<u32, SpecError> {
     }
     let mut flags = 0;
     for flag in field.list("flags")? {
-        flags |= match flag.string()? {
-            "SECCOMP_FILTER_FLAG_TSYNC" => FLAG_TSYNC,
-            "SECCOMP_FILTER_FLAG_LOG" => FLAG_LOG,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
-            // About the waiting for a listener's answer; the kernel refuses it without a listener.
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => 0,
-            other => return Err(flag.error(format!("unknown seccomp flag {}", quote(other)))),
-        };
+        let name = flag.string()?;
+        match FLAGS.iter().find(|(known, _)| *known == name) {
+            Some((_, value)) => flags |= value,
+            None => return Err(flag.error(format!("unknown seccomp flag {}", quote(name)))),
+        }
     }
     Ok(flags)
 }

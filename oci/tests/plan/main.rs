@@ -3,6 +3,7 @@
 
 mod bundles;
 mod convert;
+mod features;
 mod mutate;
 mod rejected;
 mod resources;

@@ -94,7 +94,8 @@ fn read(path: &Path) -> Result<Vec<u8>, SpecError> {
     Ok(text)
 }
 
-fn parse(text: &[u8]) -> Result<Value, SpecError> {
+/// Parses a JSON object.
+pub(crate) fn parse(text: &[u8]) -> Result<Value, SpecError> {
     let value: Value = serde_json::from_slice(text).map_err(|error| json_error(&error))?;
     if !value.is_object() {
         return Err(SpecError::NotAnObject);

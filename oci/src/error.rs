@@ -71,6 +71,12 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: String,
     },
+    /// Resources that a container shall have from now on, which are not in config.json, are wrong.
+    #[error("resources: {problem}")]
+    Resources {
+        /// Where, and what is wrong.
+        problem: String,
+    },
     /// A field names something of the host that cannot be used.
     #[error("config.json: {field}: {}", quote(value))]
     FieldIo {
@@ -90,6 +96,19 @@ pub enum SpecError {
         /// What is wrong with it.
         problem: &'static str,
     },
+}
+
+impl SpecError {
+    /// The same error about resources that are not in config.json.
+    pub(crate) fn of_resources(self) -> Self {
+        let problem = match self {
+            Self::Json { line, column, problem } => format!("line {line}, column {column}: {problem}"),
+            Self::NotAnObject => "not a JSON object".to_owned(),
+            Self::Field { field, problem } => format!("{field}: {problem}"),
+            other => other.to_string(),
+        };
+        Self::Resources { problem }
+    }
 }
 
 /// A value in quotes for a one-line message: control characters escaped, long ones cut.

@@ -22,6 +22,7 @@ mod process;
 mod resources;
 mod seccomp;
 mod spec;
+mod update;
 mod user;
 mod validate;
 
@@ -33,4 +34,5 @@ pub use hooks::Hooks;
 pub use plan::{Planned, plan};
 pub use resources::CpuHint;
 pub use spec::{SPEC_VERSION, default_spec};
+pub use update::{Update, update};
 pub use validate::container_id;

@@ -44,6 +44,14 @@ pub(crate) fn cgroup(
 ) -> Result<Cgroup, SpecError> {
     let resources = linux.map(|linux| linux.get("resources")).transpose()?.flatten();
     let Some(resources) = resources else { return Ok(Cgroup::default()) };
+    let mut ignored = Vec::new();
+    let limits = limits(&resources, &mut ignored)?;
+    warnings.extend(ignored.into_iter().map(|text| format!("config.json: {text}")));
+    Ok(Cgroup { devices: devices::rules(&resources, devices)?, ..limits })
+}
+
+/// The limits of a resources object, without its device rules.
+pub(crate) fn limits(resources: &Field<'_>, warnings: &mut Vec<String>) -> Result<Cgroup, SpecError> {
     if let Some(rdma) = resources.get("rdma")?.filter(Field::is_filled) {
         return Err(rdma.error("a pod has no RDMA devices"));
     }
@@ -53,7 +61,7 @@ pub(crate) fn cgroup(
         ("blockIO", &["leafWeight", "weightDevice"]),
         ("network", &["classID", "priorities"]),
     ] {
-        ignore(&resources, section, names, warnings)?;
+        ignore(resources, section, names, warnings)?;
     }
     Ok(Cgroup {
         memory: resources
@@ -62,9 +70,9 @@ pub(crate) fn cgroup(
         cpu: resources.get("cpu")?.map_or_else(|| Ok(CpuLimits::default()), |field| cpu(&field))?,
         pids_max: resources.get("pids")?.map(|pids| pids_max(&pids)).transpose()?.flatten(),
         io: resources.get("blockIO")?.map_or_else(|| Ok(IoLimits::default()), |field| io(&field))?,
-        hugetlb: hugetlb(&resources)?,
-        devices: devices::rules(&resources, devices)?,
-        unified: unified(&resources)?,
+        hugetlb: hugetlb(resources)?,
+        devices: Vec::new(),
+        unified: unified(resources)?,
     })
 }
 
@@ -81,7 +89,7 @@ fn ignore(
             && field.is_filled()
             && !field.boolean().is_ok_and(|value| !value)
         {
-            warnings.push(format!("config.json: {}: cgroup v2 has no such setting, ignored", field.path()));
+            warnings.push(format!("{}: cgroup v2 has no such setting, ignored", field.path()));
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod update;
 mod vmm;
 
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ enum Verb {
     /// Let the processes of a paused container go on
     Resume(pause::Arguments),
     Delete(delete::Arguments),
+    Update(update::Arguments),
     Spec(spec::Arguments),
     /// Check whether this host can run pods, and say what to do if not
     Check,
@@ -150,6 +152,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Pause(pause) => pause::pause(arguments, pause),
         Verb::Resume(resume) => pause::resume(arguments, resume),
         Verb::Delete(delete) => delete::main(arguments, delete),
+        Verb::Update(update) => update::main(arguments, update),
         Verb::Spec(spec) => spec::main(spec),
         Verb::Check => check::main(arguments),
         Verb::Features => features::main(),

@@ -9,4 +9,5 @@ mod rejected;
 mod resources;
 mod seccomp;
 mod support;
+mod update;
 mod user;

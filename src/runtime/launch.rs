@@ -213,6 +213,9 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
 pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Caller) -> anyhow::Result<u8> {
     let terminal = plan.process.terminal.is_some();
     caller.check_terminal(terminal)?;
+    if container.status() == Status::Stopped {
+        bail!("cannot exec in a stopped container");
+    }
     let (events, received) = channel();
     hear_signals(events.clone())?;
     let id = &container.record.id;

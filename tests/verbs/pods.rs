@@ -122,7 +122,7 @@ fn a_killed_stand_in_takes_its_container_along() {
     first.run();
     let second = joining(&first, "while :; do sleep 0.1; done", &["pid", "network"]);
     second.run();
-    let sees = || first.exec(&[], &["sh", "-c", "grep -l 'sleep.0.1' /proc/[0-9]*/cmdline"]).out();
+    let sees = || first.exec(&[], &["sh", "-c", "grep -l '[s]leep.0.1' /proc/[0-9]*/cmdline"]).out();
     rustix::process::kill_process(second.pid(), rustix::process::Signal::KILL).unwrap();
     assert_eq!(second.wait_code(), 137);
     assert_eq!(second.status(), "stopped");

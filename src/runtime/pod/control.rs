@@ -215,9 +215,11 @@ impl Pod {
                 if status != Status::Created {
                     bail!("cannot start a container that is {status}");
                 }
-                if let Some(container) = self.processes.container_mut(number) {
-                    container.starters.push(client);
+                let Some(container) = self.processes.container_mut(number) else { bail!("not a container") };
+                if !container.starters.is_empty() {
+                    bail!("cannot start a container that is being started");
                 }
+                container.starters.push(client);
                 self.tell(HostMessage::Start(number));
             }
             Command::Signal(signal) => {
@@ -301,9 +303,6 @@ impl Pod {
         let streams = self.expect(process, terminal)?;
         let owns_pod = process == FIRST;
         self.tell(HostMessage::Create { process, owns_pod, start, plan, streams });
-        if owns_pod {
-            self.stamps.push(Stamp::now("vmm: plan sent"));
-        }
         Ok(())
     }
 
@@ -460,6 +459,7 @@ impl Pod {
         let early = self.early.take().unwrap_or_default();
         self.tell(HostMessage::SetClock { realtime_ns });
         early.into_iter().for_each(|message| self.tell(message));
+        self.stamps.push(Stamp::now("vmm: guest greeted"));
         Ok(())
     }
 

@@ -38,7 +38,7 @@ fn containers_of_a_pod_share_what_they_are_told_to() {
     let _alone = leftovers::alone();
     let before = Leftovers::now();
     let first = Detached::new(
-        Bundle::busybox().script("hostname the-pod 2>/dev/null; mkdir -p /dev/shm; sleep 1000").edit(
+        Bundle::busybox().script("hostname the-pod 2>/dev/null; mkdir -p /dev/shm; exec sleep 1000").edit(
             |config| {
                 config["hostname"] = json!("the-pod");
             },
@@ -68,7 +68,7 @@ fn containers_of_a_pod_share_what_they_are_told_to() {
     other.run();
     assert_eq!(other.wait_code(), 0, "{}", other.read("err"));
     assert!(
-        other.read("out").starts_with("sh\n"),
+        other.read("out").starts_with("sleep\n"),
         "the first container's first process: {}",
         other.read("out")
     );

@@ -350,7 +350,7 @@ fn a_seccomp_filter_is_installed_with_and_without_no_new_privileges() {
 }
 
 /// The plan in a user namespace, with an image that belongs to its root.
-fn in_user_namespace(share: &Share, mut plan: Plan) -> Plan {
+pub(crate) fn in_user_namespace(share: &Share, mut plan: Plan) -> Plan {
     let map = |pod| vec![IdMapping { container: 0, pod, size: 65536 }];
     plan.user_mappings = Some(UserMappings { uids: map(100_000), gids: map(200_000) });
     for kind in [NamespaceKind::User, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts] {

@@ -1,10 +1,15 @@
 //! Whole pods: the loop in a process of its own, on this machine, and the test as its host. They need root.
 
+mod executed;
+mod questions;
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use crx_proto::{Answer, ExecPlan, ExitStatus, Namespace, NamespaceKind, Plan, Question, StreamPorts, frame};
+use crx_proto::{
+    Answer, ExecPlan, ExitStatus, Hook, Namespace, NamespaceKind, Plan, Question, StreamPorts, frame,
+};
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
 use super::*;

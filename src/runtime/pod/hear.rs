@@ -80,7 +80,12 @@ pub(super) fn launcher(socket: UnixStream, events: &Events) -> io::Result<Arc<At
     let (events, is_released) = (events.clone(), released.clone());
     let terminal_mode = terminal::mode();
     spawn("crx-launcher", move || {
-        hear_client(&socket, LAUNCHER, &events);
+        // Said at once, here: the launcher may be gone before the main thread hears of its word.
+        hear_client(&socket, LAUNCHER, &events, |command| {
+            if matches!(command, Command::Release) {
+                is_released.store(true, Ordering::SeqCst);
+            }
+        });
         if is_released.load(Ordering::SeqCst) {
             return;
         }
@@ -115,14 +120,15 @@ fn new_client(id: ClientId, socket: UnixStream, events: &Events) -> io::Result<(
         return Ok(());
     }
     spawn("crx-client", move || {
-        hear_client(&heard, id, &events);
+        hear_client(&heard, id, &events, |_| ());
         events.send(Event::ClientGone(id));
     })
 }
 
-/// Sends what a client says, until it goes.
-fn hear_client(socket: &UnixStream, id: ClientId, events: &Events) {
+/// Sends what a client says, until it goes; `notice` sees it first.
+fn hear_client(socket: &UnixStream, id: ClientId, events: &Events, notice: impl Fn(&Command)) {
     while let Ok((command, descriptors)) = channel::receive(socket) {
+        notice(&command);
         if !events.send(Event::Command(id, Box::new(command), descriptors)) {
             return;
         }

@@ -3,6 +3,7 @@
 mod check;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -97,6 +98,7 @@ enum Verb {
     Resume(pause::Arguments),
     Delete(delete::Arguments),
     Update(update::Arguments),
+    Events(events::Arguments),
     Spec(spec::Arguments),
     /// Check whether this host can run pods, and say what to do if not
     Check,
@@ -153,6 +155,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Resume(resume) => pause::resume(arguments, resume),
         Verb::Delete(delete) => delete::main(arguments, delete),
         Verb::Update(update) => update::main(arguments, update),
+        Verb::Events(events) => events::main(arguments, events),
         Verb::Spec(spec) => spec::main(spec),
         Verb::Check => check::main(arguments),
         Verb::Features => features::main(),

@@ -186,7 +186,72 @@ fn bytes(text: &str) -> Result<i64, String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc::channel;
+
+    use clap::Parser;
+    use crx_proto::{Answer, Cgroup, MemoryLimits};
+
     use super::*;
+    use crate::cli;
+    use crate::runtime::channel::{Failure, Report};
+    use crate::runtime::fake_pod::{FakePod, ID};
+
+    /// Runs `crx update` on a container whose pod gives this report.
+    fn run(pod: &FakePod, options: &[&str]) -> anyhow::Result<u8> {
+        let root = pod.root().to_str().unwrap();
+        let words = ["crx", "--root", root, "update"].into_iter().chain(options.iter().copied()).chain([ID]);
+        let global = cli::Arguments::try_parse_from(words)?;
+        let cli::Verb::Update(arguments) = &global.verb else { bail!("not update") };
+        main(&global, arguments)
+    }
+
+    #[test]
+    fn the_pod_is_told_and_the_configuration_kept() {
+        let (sender, limits) = channel();
+        let config = r#"{"linux": {"resources": {"cpu": {"period": 40000}}}}"#;
+        let pod = FakePod::new(config, move |command| {
+            let Command::Update { container, limits } = command else { return Vec::new() };
+            sender.send((container, *limits)).unwrap();
+            vec![Report::Answer(Answer::Done)]
+        });
+        run(&pod, &["--memory", "64m", "--memory-swap", "-1", "--cpu-quota=20000", "--pids-limit", "-1"])
+            .unwrap();
+        let (container, limits) = limits.recv().unwrap();
+        assert_eq!(container, ID);
+        let expected = Cgroup {
+            memory: MemoryLimits { max: Some(64 << 20), low: None, swap_max: Some(u64::MAX) },
+            cpu: crx_proto::CpuLimits { max: Some((20_000, 40_000)), ..Default::default() },
+            pids_max: Some(u64::MAX),
+            ..Cgroup::default()
+        };
+        assert_eq!(limits, expected);
+        let kept = &pod.config()["linux"]["resources"];
+        assert_eq!(kept["cpu"], json!({"period": 40_000, "quota": 20_000}));
+        assert_eq!((&kept["memory"]["limit"], &kept["pids"]["limit"]), (&json!(64 << 20), &json!(-1)));
+    }
+
+    #[test]
+    fn what_the_pod_refuses_is_not_kept() {
+        let pod = FakePod::new("{}", |_| {
+            let message = "memory.max: Device or resource busy".to_owned();
+            vec![Report::Failed(Failure { exit_code: 1, message, console: Vec::new() })]
+        });
+        let error = run(&pod, &["--memory", "64m"]).unwrap_err().to_string();
+        assert_eq!(error, "memory.max: Device or resource busy");
+        assert_eq!(pod.config(), json!({}));
+    }
+
+    #[test]
+    fn what_a_pod_has_not_is_refused() {
+        let pod = FakePod::new("{}", |_| vec![Report::Answer(Answer::Done)]);
+        for option in ["--cpu-rt-period", "--cpu-rt-runtime", "--l3-cache-schema", "--mem-bw-schema"] {
+            let error = run(&pod, &[option, "5"]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{option}: ")), "{error}");
+        }
+        run(&pod, &["--kernel-memory", "5", "--cpu-rt-period", "0"]).unwrap();
+    }
 
     #[test]
     fn bytes_have_runc_s_units() {

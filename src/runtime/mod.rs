@@ -7,6 +7,8 @@ pub(crate) mod cgroup;
 pub(crate) mod channel;
 mod console;
 pub(crate) mod exit;
+#[cfg(test)]
+pub(crate) mod fake_pod;
 pub(crate) mod guest_files;
 mod hooks;
 pub(crate) mod launch;
@@ -21,3 +23,4 @@ pub(crate) mod stand_in;
 pub(crate) mod state;
 pub(crate) mod terminal;
 pub(crate) mod timeline;
+pub(crate) mod usage;

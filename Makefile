@@ -21,13 +21,20 @@ run: dist ## set everything up, then run a busybox bundle in a microVM and show 
 	$(dist)/crx run --bundle target/hello hello
 
 .PHONY: dist
-dist: packages ## target/dist: crx and, in guest/, its kernel and its first process
+dist: packages ## target/dist: crx, in guest/ its kernel and its first process, in share/ man pages and completions
 	@vmlinux=$$(rootfs/kernel/build)
 	mkdir -p $(dist)/guest
 	install -C -m 644 "$$vmlinux" $(dist)/guest/vmlinux
 	rootfs/initramfs $(dist)/guest/initramfs
 	cargo build --release --locked --package crx --bin crx
 	install -C -m 755 target/release/crx $(dist)/crx
+	share=$(dist)/share
+	rm -rf "$$share"
+	mkdir -p "$$share"/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+	$(dist)/crx man "$$share/man/man1"
+	$(dist)/crx completions bash >"$$share/bash-completion/completions/crx"
+	$(dist)/crx completions zsh >"$$share/zsh/site-functions/_crx"
+	$(dist)/crx completions fish >"$$share/fish/vendor_completions.d/crx.fish"
 
 .PHONY: test
 test: need-kvm packages-test dist images ## check, unit tests, integration tests on this host and in the lab

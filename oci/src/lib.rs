@@ -33,6 +33,6 @@ pub use features::features;
 pub use hooks::Hooks;
 pub use plan::{Planned, plan};
 pub use resources::CpuHint;
-pub use spec::{SPEC_VERSION, default_spec};
+pub use spec::{SPEC_VERSION, default_spec, rootless_spec};
 pub use update::{Update, update};
 pub use validate::container_id;

@@ -1,6 +1,7 @@
 //! The command line: global options, verbs, dispatch. One file per verb.
 
 mod check;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -9,6 +10,7 @@ mod features;
 mod kill;
 mod launching;
 mod list;
+mod pages;
 mod pause;
 mod ps;
 mod report;
@@ -99,11 +101,16 @@ enum Verb {
     Delete(delete::Arguments),
     Update(update::Arguments),
     Events(events::Arguments),
+    Checkpoint(checkpoint::Checkpoint),
+    Restore(checkpoint::Restore),
     Spec(spec::Arguments),
     /// Check whether this host can run pods, and say what to do if not
     Check,
     /// Print what this runtime understands, as JSON
     Features,
+    Completions(pages::Completions),
+    #[command(hide = true)]
+    Man(pages::Pages),
     #[command(hide = true, alias = "stand-in")]
     Vmm(vmm::Arguments),
 }
@@ -156,9 +163,13 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Delete(delete) => delete::main(arguments, delete),
         Verb::Update(update) => update::main(arguments, update),
         Verb::Events(events) => events::main(arguments, events),
+        Verb::Checkpoint(checkpoint) => checkpoint::checkpoint(arguments, checkpoint),
+        Verb::Restore(restore) => checkpoint::restore(restore),
         Verb::Spec(spec) => spec::main(spec),
         Verb::Check => check::main(arguments),
         Verb::Features => features::main(),
+        Verb::Completions(completions) => pages::completions(completions),
+        Verb::Man(pages) => pages::write(pages),
         Verb::Vmm(vmm) => vmm::main(vmm),
     }
 }

@@ -1,5 +1,6 @@
 //! `crx spec`: a config.json to start from, as runc writes it.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ pub(super) struct Arguments {
     /// Directory to write it to
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     bundle: PathBuf,
+    /// For a user without root's rights: with a user namespace that has this user alone
+    #[arg(long)]
+    rootless: bool,
 }
 
 pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
@@ -24,7 +28,12 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
         }
         opened => opened.with_context(|| format!("cannot write {}", path.display()))?,
     };
-    file.write_all(crx_oci::default_spec().as_bytes())
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let text: Cow<'_, str> = if arguments.rootless {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        crx_oci::rootless_spec(uid, gid).into()
+    } else {
+        crx_oci::default_spec().into()
+    };
+    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(exit::SUCCESS)
 }

@@ -6,9 +6,9 @@ use crx_fixture::runtime::crx;
 use crx_fixture::{Command, Need, need};
 use serde_json::Value;
 
-fn spec_of(command: Command) -> Value {
+fn spec_of(command: Command, options: &[&str]) -> Value {
     let directory = tempfile::tempdir().unwrap();
-    let outcome = command.arg("spec").arg("--bundle").arg(directory.path()).run().expect(0);
+    let outcome = command.arg("spec").args(options).arg("--bundle").arg(directory.path()).run().expect(0);
     assert!(outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{}", outcome.all());
     serde_json::from_slice(&fs::read(directory.path().join("config.json")).unwrap()).unwrap()
 }
@@ -18,8 +18,13 @@ fn spec_writes_what_runc_writes() {
     if !need::met(&[Need::Crx, Need::Program("runc")]) {
         return;
     }
-    let mut ours = spec_of(crx());
-    let mut theirs = spec_of(Command::new("runc"));
+    same(&[]);
+    same(&["--rootless"]);
+}
+
+fn same(options: &[&str]) {
+    let mut ours = spec_of(crx(), options);
+    let mut theirs = spec_of(Command::new("runc"), options);
     // Each gives its own name and its own version of the specification.
     for config in [&mut ours, &mut theirs] {
         assert!(config["ociVersion"].as_str().unwrap().starts_with("1."), "{config}");
@@ -32,7 +37,11 @@ fn spec_writes_what_runc_writes() {
     if !namespaces.iter().any(|namespace| namespace["type"] == "cgroup") {
         namespaces.push(serde_json::json!({"type": "cgroup"}));
     }
-    assert_eq!(ours, theirs, "crx spec is on the left");
+    for config in [&mut ours, &mut theirs] {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.sort_by_key(|namespace| namespace["type"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(ours, theirs, "crx spec is on the left: {options:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crx_proto::{IdMapping, NamespaceKind, TimeOffset, TimeOffsetClock};
 use serde_json::{Value, json};
 
-use crate::support::{planned, refused};
+use crate::support::{plan_of, planned, refused};
 
 fn map(ranges: &[(u32, u32, u32)]) -> Value {
     let range = |(container, pod, size): &(u32, u32, u32)| json!({"containerID": container, "hostID": pod, "size": size});
@@ -124,4 +124,14 @@ fn clocks_have_offsets_in_a_new_time_namespace() {
         refused(new(), json!({"boottime": {"nanosecs": 1_000_000_000}})),
         "config.json: linux.timeOffsets.boottime.nanosecs: expected an integer from 0 to 999999999, found 1000000000"
     );
+}
+
+#[test]
+fn the_configuration_for_others_than_root_can_be_planned() {
+    let config: Value = serde_json::from_str(&crx_oci::rootless_spec(1000, 100)).unwrap();
+    let plan = plan_of(&config).unwrap().plan;
+    let range = |pod| [IdMapping { container: 0, pod, size: 1 }];
+    let user = plan.user_mappings.unwrap();
+    assert_eq!((user.uids.as_slice(), user.gids.as_slice()), (&range(1000)[..], &range(100)[..]));
+    assert_eq!(plan.cgroup, crx_proto::Cgroup::default());
 }

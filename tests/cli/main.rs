@@ -11,6 +11,7 @@ mod id;
 mod log;
 mod spec;
 mod usage;
+mod verbs;
 
 use crx_fixture::leftovers::{self, Leftovers};
 use crx_fixture::{Bundle, Command, Outcome};

@@ -150,11 +150,22 @@ fn sysctls() {
 }
 
 #[test]
-fn what_is_not_supported() {
-    let hook = json!([{"path": "/bin/true"}]);
+fn hooks() {
     for kind in ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"] {
-        check("/hooks", json!({kind: hook}), &format!("hooks.{kind}: hooks are not supported yet"));
+        let line = |problem: &str| format!("hooks.{kind}[0].{problem}");
+        check("/hooks", json!({kind: [{}]}), &line("path: missing"));
+        check(
+            "/hooks",
+            json!({kind: [{"path": "bin/true"}]}),
+            &line("path: \"bin/true\" is not an absolute path"),
+        );
+        let timeout = json!([{"path": "/bin/true", "timeout": 0}]);
+        check("/hooks", json!({kind: timeout}), &line("timeout: 0 is not greater than zero"));
     }
+}
+
+#[test]
+fn what_is_not_supported() {
     let rdt = "linux.intelRdt: cache and memory bandwidth allocation does not exist in a pod";
     check("/linux/intelRdt", json!({"closID": "a"}), rdt);
     let personality = "linux.personality.domain: \"LINUX32\" is not supported; LINUX is";

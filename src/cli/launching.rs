@@ -84,6 +84,9 @@ pub(super) fn launch(
     for warning in &planned.warnings {
         log::warning(warning);
     }
+    if global.systemd_cgroup && planned.cgroups_path.as_deref().is_none_or(str::is_empty) {
+        log::warning("--systemd-cgroup: there is no linux.cgroupsPath; the pod stays in its caller's cgroup");
+    }
     if let Some(size) = planned.plan.process.terminal.as_mut().filter(|size| **size == (0, 0)) {
         *size = terminal::size();
     }

@@ -9,11 +9,12 @@ use crate::mounts::Pod;
 /// Controllers whose accounting is asked for. `cpu` is not among them: cpu.stat is there without it.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "io"];
 /// Files that are given, if they are there; and all that begin with `hugetlb.`.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "memory.current",
     "memory.peak",
     "memory.max",
     "memory.swap.current",
+    "memory.swap.max",
     "memory.stat",
     "memory.events",
     "cpu.stat",

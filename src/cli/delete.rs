@@ -1,9 +1,11 @@
 //! `crx delete`: what is left of a container goes.
 
+use std::os::unix::net::UnixStream;
+
 use anyhow::bail;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::runtime::channel::Status;
+use crate::runtime::channel::{self, Command, Report, Status};
 use crate::runtime::state::{self, Container};
 use crate::runtime::{exit, launch};
 
@@ -38,12 +40,22 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
 
 /// Kills the container's process on the host, with which its pod or its part of one ends, and waits for that.
 fn kill(container: &Container) -> anyhow::Result<()> {
-    let pid = container.record.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let record = &container.record;
+    // What joined a pod ends there only after its process here.
+    let pod = if record.pod == record.id { None } else { container.connect().ok() };
+    if let Some(pod) = &pod {
+        channel::send(pod, &Command::Watch(record.id.clone()), &[])?;
+    }
+    let pid = record.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
     if let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
         // The number may be another process's by now, if this one is gone: its lock, which is held, says that it is not.
         if container.status() != Status::Stopped {
             pidfd_send_signal(&process, Signal::KILL)?;
         }
     }
-    container.wait_until_dead()
+    container.wait_until_dead()?;
+    let says_more =
+        |pod: &UnixStream| matches!(channel::receive(pod), Ok((Report::Answer(_) | Report::OutOfMemory, _)));
+    while pod.as_ref().is_some_and(says_more) {}
+    Ok(())
 }

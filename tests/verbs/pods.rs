@@ -127,5 +127,11 @@ fn a_killed_stand_in_takes_its_container_along() {
     assert_eq!(second.wait_code(), 137);
     assert_eq!(second.status(), "stopped");
     wait_until("its processes are gone", || sees().is_empty());
+    let _ = second.verb(&["delete"]).expect(0);
+    // The same ID again at once, also after one that was killed to be deleted.
+    for _ in 0..2 {
+        second.run();
+        let _ = second.verb(&["delete", "--force"]).expect(0);
+    }
     assert_eq!(first.status(), "running");
 }

@@ -68,8 +68,14 @@ impl Host {
 
     /// Has a message sent with the next one.
     pub(crate) fn queue(&mut self, message: &GuestMessage) {
-        // Nothing that PID 1 says comes near the limit of a frame.
-        if let Ok(bytes) = frame::encode(message) {
+        let bytes = frame::encode(message).or_else(|error| match message {
+            GuestMessage::Answer { number, .. } => {
+                frame::encode(&GuestMessage::Answer { number: *number, answer: Err(error.to_string()) })
+            }
+            // Nothing else that PID 1 says comes near the limit of a frame.
+            _ => Err(error),
+        });
+        if let Ok(bytes) = bytes {
             self.outbox.extend_from_slice(&bytes);
         }
     }
@@ -164,7 +170,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use crx_proto::ProcessId;
+    use crx_proto::{Answer, ProcessId};
 
     use super::*;
 
@@ -201,6 +207,15 @@ mod tests {
         let (mut guest, mut host) = pair();
         host.write_all(&u32::MAX.to_le_bytes()).unwrap();
         assert!(matches!(guest.try_receive(), Received::Gone));
+    }
+
+    #[test]
+    fn an_answer_over_the_limit_becomes_one_that_says_so() {
+        let (mut guest, host) = pair();
+        let files = vec![("memory.stat".to_owned(), "x".repeat(MAX_FRAME_BYTES))];
+        guest.send(&GuestMessage::Answer { number: 3, answer: Ok(Answer::Usage(files)) });
+        let answer = frame::read::<GuestMessage>(&host).unwrap();
+        assert!(matches!(answer, GuestMessage::Answer { number: 3, answer: Err(_) }), "{answer:?}");
     }
 
     #[test]

@@ -17,7 +17,9 @@ impl Session<'_> {
     /// Reaps every child that has ended, and begins the end of those that are in the table.
     pub(crate) fn reap(&mut self, reaper: &Reaper) {
         while let Some((pid, status)) = reaper.reap() {
-            let found = self.table.iter().find(|(_, process)| process.pid == pid);
+            // The ID of one that has ended may come again.
+            let is_it = |process: &Process| process.pid == pid && !matches!(process.phase, Phase::Ended(_));
+            let found = self.table.iter().find(|(_, process)| is_it(process));
             if let Some(id) = found.map(|(id, _)| *id) {
                 // What it said before it ended comes first.
                 self.listen(id);

@@ -174,7 +174,9 @@ impl Process {
         }
         self.relays.interests(|number, fd| add(Source::Stream(id, number), fd));
         if let Kind::First(container) = &self.kind {
-            let waits = container.pausing.is_some() || matches!(self.phase, Phase::Ended(_));
+            // Only what somebody then reads: an event that nobody takes would be told again and again.
+            let ends = matches!(self.phase, Phase::Ended(_)) && !container.ends_with_first;
+            let waits = container.pausing.is_some() || ends;
             if let Some(events) = container.cgroup.events().filter(|_| waits) {
                 add(Source::Cgroup(id), PollFd::from_borrowed_fd(events, PollFlags::PRI));
             }

@@ -247,11 +247,16 @@ impl Cgroup {
 
     /// Removes the cgroup and those that were made below it. No process is left in them.
     pub(crate) fn remove(&self) -> std::io::Result<()> {
-        if std::fs::remove_dir(&self.path).is_ok() {
-            return Ok(());
-        }
-        directories(&self.path)?.iter().rev().try_for_each(std::fs::remove_dir)
+        remove(&self.path)
     }
+}
+
+/// Removes a cgroup and those below it.
+pub(super) fn remove(path: &str) -> std::io::Result<()> {
+    if std::fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
+    directories(path)?.iter().rev().try_for_each(std::fs::remove_dir)
 }
 
 /// Gives the cgroup to the process's user if it is the root of the container's tree and that can be written, as

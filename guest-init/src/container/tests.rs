@@ -177,7 +177,14 @@ fn wait_for(pid: u32) -> WaitStatus {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let _ = rustix::fs::rmdir(self.cgroup(&self.id));
+        // What a test left running ends, and what has just ended may not have left its cgroup.
+        let cgroup = self.cgroup(&self.id);
+        let _ = fs::write(format!("{cgroup}/cgroup.kill"), "1");
+        while let Err(error) = cgroup::remove(&cgroup)
+            && error.raw_os_error() == Some(libc::EBUSY)
+        {
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -191,8 +191,6 @@ impl TestPod {
 
 impl Drop for TestPod {
     fn drop(&mut self) {
-        let id = self.share.plan("").id;
-        let _ = std::fs::write(self.share.cgroup(&format!("{id}/cgroup.kill")), "1");
         let _ = self.control.write_all(&frame::encode(&HostMessage::PowerOff).unwrap());
         let status = waitpid(Pid::from_raw(self.pid as i32), WaitOptions::empty()).unwrap().unwrap().1;
         if !std::thread::panicking() {

@@ -1,23 +1,38 @@
 //! Processes executed in a container.
 
+use crx_proto::{Capabilities, Rlimit, Seccomp, SockFilter};
+
 use super::*;
 
 #[test]
 fn an_executed_process_is_in_the_container_and_reports_alone() {
     let Some(mut pod) = TestPod::with_idle_container() else { return };
     let script = "cat /proc/1/cmdline | tr '\\0' ' '; pwd; id -u; umask; \
-                  grep -c 0::/$ /proc/self/cgroup; ls /proc/self/fd; tr '\\0' ' ' < /proc/self/environ; exit 7";
+                  grep -c 0::/$ /proc/self/cgroup; ls /proc/self/fd; tr '\\0' ' ' < /proc/self/environ; \
+                  cat /proc/self/oom_score_adj; grep -E 'Seccomp:|NoNew|CapEff' /proc/self/status | cut -f2; \
+                  ulimit -n; mkdir /dev/made 2>/dev/null || echo denied; exit 7";
     let mut plan = pod.script(script);
     plan.process.cwd = "/dev".to_owned();
     plan.process.uid = 1234;
     plan.process.umask = Some(0o027);
     plan.process.env.push("A=b".to_owned());
+    plan.process.oom_score_adj = Some(7);
+    plan.process.no_new_privileges = true;
+    plan.process.capabilities = Capabilities::default();
+    plan.process.rlimits = vec![Rlimit { resource: libc::RLIMIT_NOFILE, soft: 99, hard: 100 }];
+    // Load the system call's number; mkdir (83) fails with EPERM, everything else is allowed.
+    let program = [(0x20, 0, 0, 0), (0x15, 0, 1, 83), (0x06, 0, 0, 0x0005_0001), (0x06, 0, 0, 0x7fff_0000)];
+    let program = program.map(|(code, jt, jf, k)| SockFilter { code, jt, jf, k }).to_vec();
+    plan.seccomp = Some(Seccomp { flags: 0, program });
     let mut streams = pod.execute(EXECUTED, plan);
     pod.expect_started(EXECUTED);
     let output = streams.output();
     pod.expect_exit(EXECUTED, 7);
     // PID 1's descriptors are not there; 3 is the directory that ls reads.
-    assert_eq!(output, "sleep 100000 /dev\n1234\n0027\n1\n0\n1\n2\n3\nPATH=/bin:/usr/bin A=b ");
+    assert_eq!(
+        output,
+        "sleep 100000 /dev\n1234\n0027\n1\n0\n1\n2\n3\nPATH=/bin:/usr/bin A=b 7\n0000000000000000\n1\n2\n99\ndenied\n"
+    );
     pod.ask(1, Question::Resume);
     pod.expect_done(1);
 }

@@ -6,5 +6,6 @@ mod detached;
 mod exec;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod pods;
 mod stress;

@@ -166,7 +166,8 @@ fn what_is_not_supported_is_refused_and_not_left_out() {
         return;
     }
     let bundle = Bundle::busybox();
-    field_refused(&bundle, "/hooks", json!({"poststart": [{"path": "/bin/true"}]}), &["hooks.poststart"]);
+    let hook = json!({"poststart": [{"path": "bin/true"}]});
+    field_refused(&bundle, "/hooks", hook, &["hooks.poststart[0].path", "absolute"]);
     let idmap = json!(["rbind", "idmap"]);
     let bind = bundle.mount("/data", "bind", "rootfs", &[]);
     let options = format!("/mounts/{}/options", bind.config["mounts"].as_array().unwrap().len() - 1);

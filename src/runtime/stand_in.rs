@@ -39,9 +39,11 @@ pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyh
     let mut outputs = 0;
     let status = loop {
         let Ok((message, mut descriptors)) = channel::receive::<Report>(&pod) else {
+            // Whatever ended the pod, to a process in it that was a kill.
+            let exit_code = exit::of_signal(libc::SIGKILL as u8);
             let message = "the pod ended".to_owned();
-            report(&Report::Failed(Failure { exit_code: exit::FAILURE, message, console: Vec::new() }));
-            return Ok(exit::FAILURE);
+            report(&Report::Failed(Failure { exit_code, message, console: Vec::new() }));
+            return Ok(exit_code);
         };
         match message {
             Report::Stream(stream) => {

@@ -27,7 +27,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         found => found?,
     };
     match container.status() {
-        Status::Stopped => {}
+        Status::Stopped => container.wait_until_dead()?,
         Status::Created => kill(&container)?,
         _ if arguments.force => kill(&container)?,
         status => bail!("cannot delete container {:?} that is not stopped: {status}", arguments.id),

@@ -219,8 +219,8 @@ impl Container {
         });
         match asked {
             Ok(Report::Status(status)) => status,
-            // Its pod does not listen yet, or any more.
-            _ if self.is_alive() => Status::Creating,
+            // Its pod does not listen yet; or not any more, and its process is about to go.
+            _ if self.record.pid.is_none() && self.is_alive() => Status::Creating,
             _ => Status::Stopped,
         }
     }

@@ -4,7 +4,8 @@
 # its inputs, built under a lock, and put in its place only when whole.
 # Always in the root: what the lab needs itself, then what the tests compare crx with or look at it with.
 # shellcheck disable=SC2154 # set by lab
-lab_packages='busybox-static kmod procps iproute2 util-linux time jq strace runc crun python3-minimal'
+lab_packages='busybox-static kmod procps iproute2 util-linux time jq strace runc crun python3-minimal
+  podman buildah netavark catatonit'
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"

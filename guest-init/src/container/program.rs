@@ -91,7 +91,9 @@ impl Program {
                 self.refused(EXIT_NOT_FOUND, "the interpreter that it names does not exist")
             }
             Some(libc::ENOENT | libc::ENOTDIR) => self.refused(EXIT_NOT_FOUND, &reason(error).to_lowercase()),
-            Some(libc::EACCES) if is_directory() => self.refused(EXIT_NOT_EXECUTABLE, "is a directory"),
+            Some(libc::EACCES) if is_directory() => {
+                self.refused(EXIT_NOT_EXECUTABLE, "is a directory: permission denied")
+            }
             _ => self.refused(EXIT_NOT_EXECUTABLE, &reason(error).to_lowercase()),
         }
     }
@@ -168,7 +170,10 @@ mod tests {
             fails(&["plain"], path),
             (126, r#"process.args[0]: "plain": permission denied"#.to_owned())
         );
-        assert_eq!(fails(&[path], ""), (126, format!("process.args[0]: {path:?}: is a directory")));
+        assert_eq!(
+            fails(&[path], ""),
+            (126, format!("process.args[0]: {path:?}: is a directory: permission denied"))
+        );
     }
 
     #[test]

@@ -56,7 +56,13 @@ pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyh
                 report(&Report::Failed(failure));
                 return Ok(exit_code);
             }
-            other => report(&other),
+            other => {
+                if console && matches!(other, Report::Created | Report::Started) {
+                    // A size that was set before the process had its terminal went past it.
+                    tell_size(&pod);
+                }
+                report(&other);
+            }
         }
     };
     report(&Report::Ended(status));
@@ -99,10 +105,16 @@ fn pass_commands(launcher: UnixStream, pod: UnixStream) -> io::Result<Arc<Atomic
 fn pass_sizes(pod: UnixStream) -> io::Result<()> {
     let mut signals = Signals::new([signal::SIGWINCH])?;
     thread::Builder::new().name("crx-window".to_owned()).spawn(move || {
-        for _ in signals.forever() {
-            let (rows, columns) = terminal::size();
-            let _ = channel::send(&pod, &Command::Resize { rows, columns }, &[]);
-        }
+        signals.forever().for_each(|_| tell_size(&pod));
     })?;
     Ok(())
+}
+
+/// Tells the pod the size of this process's terminal.
+fn tell_size(pod: &UnixStream) {
+    let (rows, columns) = terminal::size();
+    if (rows, columns) != (0, 0) {
+        // A pod that is gone is told by the reader of its reports.
+        let _ = channel::send(pod, &Command::Resize { rows, columns }, &[]);
+    }
 }

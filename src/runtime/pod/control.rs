@@ -33,6 +33,8 @@ pub(super) struct Pod {
     clients: BTreeMap<ClientId, Client>,
     /// The launcher let the pod go, or has not yet.
     released: Arc<AtomicBool>,
+    /// This process's terminal is the first container's console.
+    console: bool,
     control: Option<UnixStream>,
     /// What PID 1 is told as soon as it is there; `None` once it is.
     early: Option<Vec<HostMessage>>,
@@ -62,6 +64,7 @@ impl Pod {
         share: Share,
         launcher: UnixStream,
         released: Arc<AtomicBool>,
+        console: bool,
         stamps: Vec<Stamp>,
         events: Events,
     ) -> Self {
@@ -70,6 +73,7 @@ impl Pod {
             events,
             clients: BTreeMap::from([(LAUNCHER, Client { socket: launcher, pid: std::process::id() })]),
             released,
+            console,
             control: None,
             early: Some(Vec::new()),
             processes: Processes::default(),
@@ -159,10 +163,7 @@ impl Pod {
                     process.outputs = process.outputs.saturating_sub(1);
                 }
             }
-            Event::Resized => {
-                let (rows, columns) = terminal::size();
-                self.tell(HostMessage::Resize { process: FIRST, rows, columns });
-            }
+            Event::Resized => self.tell_size(),
             Event::VmEnded(end) => {
                 let console = match &end {
                     End::Panic { log } => log.lines().map(str::to_owned).collect(),
@@ -416,6 +417,10 @@ impl Pod {
                 if let Some(known) = self.processes.get_mut(process) {
                     (known.phase, known.guest_pid) = (Phase::Created, Some(pid));
                     let owner = known.owner;
+                    if process == FIRST && self.console {
+                        // A size that was set before the process had its terminal went past it.
+                        self.tell_size();
+                    }
                     self.report(owner, &Report::Created, &[]);
                 }
             }
@@ -458,6 +463,14 @@ impl Pod {
         early.into_iter().for_each(|message| self.tell(message));
         self.stamps.push(Stamp::now("vmm: guest greeted"));
         Ok(())
+    }
+
+    /// Tells PID 1 the size of the first container's console.
+    fn tell_size(&mut self) {
+        let (rows, columns) = terminal::size();
+        if (rows, columns) != (0, 0) {
+            self.tell(HostMessage::Resize { process: FIRST, rows, columns });
+        }
     }
 
     /// Tells a process's owner, and whoever started it, how that went.

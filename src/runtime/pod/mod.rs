@@ -63,7 +63,7 @@ pub(crate) fn main(launcher: UnixStream, new: &NewPod, started: Stamp) -> anyhow
                 hear::window_changes(&events)?;
             }
             stamps.insert(0, started);
-            Pod::new(share, launcher, release, stamps, events).run(&received)
+            Pod::new(share, launcher, release, console, stamps, events).run(&received)
         }
         Err(error) => {
             let failure =

@@ -1,11 +1,12 @@
-//! What a process of crx that outlives its launcher settles first: its session, its terminal, its signals.
+//! What a process of crx that outlives its launcher settles first: its session, its terminal, its signals, its root.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::process::{ioctl_tiocsctty, setsid};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::process::{chdir, ioctl_tiocsctty, pivot_root, setsid};
 
 use crate::sys;
 
@@ -39,6 +40,38 @@ pub(crate) fn begin(detached: bool, console: bool) -> anyhow::Result<bool> {
         ioctl_tiocsctty(std::io::stdin()).context("cannot make the console the session's terminal")?;
     }
     Ok(console)
+}
+
+/// Leaves the host's files: this process's root becomes an empty directory in a mount namespace of its own. Only a process
+/// without threads may do that.
+///
+/// Clients take the mount namespace of a container's process for the container's: `podman top` reads its /proc, `podman
+/// cp` writes into it.
+///
+/// # Errors
+/// The system refuses.
+pub(crate) fn leave_files() -> anyhow::Result<()> {
+    // A directory that every host has; what is mounted on it is seen by this process alone.
+    let target = Path::new("/proc");
+    sys::unshare_mounts().context("cannot make a mount namespace")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("cannot separate the mounts from the host's")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    mount("crx", target, "tmpfs", flags, Some(c"mode=555,size=4k"))
+        .context("cannot mount an empty directory")?;
+    enter_root(target).context("cannot leave the host's files")
+}
+
+/// Makes a mount point the root of this process: nothing else of its mount namespace can be named any more.
+///
+/// # Errors
+/// A system call was refused.
+pub(crate) fn enter_root(directory: &Path) -> rustix::io::Result<()> {
+    chdir(directory)?;
+    // The old root is stacked on the new one and taken off at once (pivot_root(2), NOTES).
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
 }
 
 /// A path to a file of an open directory that is short enough for a Unix socket's address (108 bytes), however long

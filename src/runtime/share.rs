@@ -21,6 +21,7 @@ use rustix::mount::{
 };
 
 use super::channel::MAX_DESCRIPTORS;
+use super::session;
 
 /// Detached mounts of what a container gets from the host: its root file system, then its volumes.
 ///
@@ -97,14 +98,7 @@ impl Share {
     /// # Errors
     /// A system call was refused.
     pub(crate) fn enter(directory: &Path) -> anyhow::Result<()> {
-        let enter = || -> rustix::io::Result<()> {
-            rustix::process::chdir(directory)?;
-            // The old root is stacked on the new one and taken off at once (pivot_root(2), NOTES).
-            rustix::process::pivot_root(".", ".")?;
-            unmount(".", UnmountFlags::DETACH)?;
-            rustix::process::chdir("/")
-        };
-        enter().context("cannot confine the VMM to the share")
+        session::enter_root(directory).context("cannot confine the VMM to the share")
     }
 
     /// Adds the files of a container. The share is the process's root already.

@@ -25,6 +25,7 @@ use super::{exit, relay, session, terminal};
 pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyhow::Result<u8> {
     session::ignore_signals();
     let console = session::begin(true, console)?;
+    session::leave_files()?;
     let released = pass_commands(launcher.try_clone()?, pod.try_clone()?)?;
     if console {
         pass_sizes(pod.try_clone()?)?;

@@ -122,6 +122,12 @@ fn a_killed_stand_in_takes_its_container_along() {
     first.run();
     let second = joining(&first, "while :; do sleep 0.1; done", &["pid", "network"]);
     second.run();
+    let root = format!("/proc/{}/root", second.pid().as_raw_nonzero());
+    assert_eq!(
+        std::fs::read_dir(root).unwrap().count(),
+        0,
+        "it has no file of the host to show or to change"
+    );
     let sees = || first.exec(&[], &["sh", "-c", "grep -l '[s]leep.0.1' /proc/[0-9]*/cmdline"]).out();
     rustix::process::kill_process(second.pid(), rustix::process::Signal::KILL).unwrap();
     assert_eq!(second.wait_code(), 137);

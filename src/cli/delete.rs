@@ -27,7 +27,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         found => found?,
     };
     match container.status() {
-        Status::Stopped => container.wait_until_dead()?,
+        Status::Stopped if !arguments.force => container.wait_until_dead()?,
         Status::Created => kill(&container)?,
         _ if arguments.force => kill(&container)?,
         status => bail!("cannot delete container {:?} that is not stopped: {status}", arguments.id),
@@ -49,7 +49,7 @@ fn kill(container: &Container) -> anyhow::Result<()> {
     let pid = record.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
     if let Some(process) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
         // The number may be another process's by now, if this one is gone: its lock, which is held, says that it is not.
-        if container.status() != Status::Stopped {
+        if container.is_alive() {
             pidfd_send_signal(&process, Signal::KILL)?;
         }
     }

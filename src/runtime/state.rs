@@ -203,7 +203,8 @@ impl Container {
         self.directory.join(CONFIG)
     }
 
-    fn is_alive(&self) -> bool {
+    /// Its process on the host is there, or somebody is about to make it.
+    pub(crate) fn is_alive(&self) -> bool {
         // Whatever cannot be read any more is not.
         is_dead(&self.directory).is_ok_and(|dead| !dead)
     }
@@ -218,9 +219,12 @@ impl Container {
             Ok(channel::receive::<Report>(&pod)?.0)
         });
         match asked {
-            Ok(Report::Status(status)) => status,
-            // Its pod does not listen yet; or not any more, and its process is about to go.
-            _ if self.record.pid.is_none() && self.is_alive() => Status::Creating,
+            Ok(Report::Status(status)) if status != Status::Creating => status,
+            // It was made: a pod that does not know it any more, or does not listen any more, has seen its end. What is left
+            // of it passes on its last words.
+            _ if self.record.pid.is_some() => Status::Stopped,
+            // Its pod does not listen yet.
+            _ if self.is_alive() => Status::Creating,
             _ => Status::Stopped,
         }
     }
@@ -413,6 +417,33 @@ mod tests {
         assert!(!root.join("dead").exists() && !root.join("half").exists());
         assert!(alive.path().exists(), "a live one stays");
         assert!(root.join("foreign/precious").exists(), "what is not ours stays");
+        drop(alive);
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_container_that_was_made_and_is_not_in_its_pod_any_more_has_stopped() {
+        let root = scratch("ending");
+        let alive = StateDir::claim(&root, "a").unwrap();
+        let mut record = Record {
+            id: "a".to_owned(),
+            pid: None,
+            bundle: PathBuf::new(),
+            rootfs: PathBuf::new(),
+            created: String::new(),
+            annotations: Annotations::new(),
+            pod: "a".to_owned(),
+            cgroups: Vec::new(),
+            stays: false,
+            poststart: Vec::new(),
+            poststop: Vec::new(),
+        };
+        for (pid, status) in [(None, Status::Creating), (Some(1), Status::Stopped)] {
+            record.pid = pid;
+            alive.write(&record).unwrap();
+            let container = Container::find(&root, "a").unwrap();
+            assert_eq!((container.status(), container.is_alive()), (status, true));
+        }
         drop(alive);
         fs::remove_dir_all(&root).unwrap();
     }

@@ -41,9 +41,9 @@ test: need-kvm packages-test dist images ## check, unit tests, integration tests
 	@tests/stages check unit-tests integration-tests lab
 
 .PHONY: test-full
-test-full: need-kvm packages-test dist images ## the same with nothing scaled down; the kernel's check, the lab's self-test, the tests against runc
+test-full: need-kvm packages-test dist images ## the same with nothing scaled down; the kernel's check, the lab's self-test, the tests against runc and crun
 	@export CRX_TEST_FULL=1
-	tests/stages check unit-tests kernel-check integration-tests lab-selftest lab lab-runc
+	tests/stages check unit-tests kernel-check integration-tests lab-selftest lab lab-runc lab-crun
 
 .PHONY: check
 check: packages-test ## format, lints, documentation, licences, scripts, house rules
@@ -65,6 +65,10 @@ lab: packages-test dist images ## the same tests in the lab, an emulated AMD mac
 .PHONY: lab-runc
 lab-runc: packages-test dist images ## the same tests in the lab against runc: what they expect is what runc does
 	@CRX_TEST_RUNTIME=runc tests/integration lab
+
+.PHONY: lab-crun
+lab-crun: packages-test dist images ## the tests of podman and buildah in the lab against crun
+	@CRX_TEST_RUNTIME=crun tests/integration lab podman
 
 .PHONY: lab-selftest
 lab-selftest: packages-test ## tests of the lab itself

@@ -14,6 +14,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -103,11 +104,17 @@ impl StateDir {
     /// The ID is in use, or the directory cannot be made.
     pub(crate) fn claim(root: &Path, id: &str) -> anyhow::Result<Self> {
         let failed = || format!("cannot write the state directory {}", root.display());
-        fs::create_dir_all(root).with_context(failed)?;
+        // What is in them (environment, sockets) is nobody else's.
+        let private = |recursive| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(recursive).mode(0o700);
+            builder
+        };
+        private(true).create(root).with_context(failed)?;
         let _order = order(root)?;
         collect(root).with_context(failed)?;
         let path = root.join(id);
-        match fs::create_dir(&path) {
+        match private(false).create(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("container ID {id:?} is in use"),
             made => made.with_context(failed)?,
         }
@@ -383,6 +390,8 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn scratch(name: &str) -> PathBuf {
@@ -395,6 +404,7 @@ mod tests {
     fn an_id_is_claimed_once_and_free_afterwards() {
         let root = scratch("claim");
         let first = StateDir::claim(&root, "a").unwrap();
+        assert_eq!(fs::metadata(first.path()).unwrap().permissions().mode() & 0o777, 0o700);
         let second = StateDir::claim(&root, "a").err().unwrap();
         assert_eq!(second.to_string(), "container ID \"a\" is in use");
         drop(first);

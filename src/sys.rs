@@ -19,6 +19,23 @@ pub(crate) fn inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Closes every inherited descriptor above the standard streams but those in `keep`.
+///
+/// To be called before anything of this process has opened one.
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> =
+        keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).filter(|fd| *fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for end in keep.into_iter().chain([u32::MAX]) {
+        if first < end {
+            // SAFETY: closes numbers that no object of this process owns, as the caller has promised; takes no pointer.
+            unsafe { libc::syscall(libc::SYS_close_range, first, end - 1, 0) };
+        }
+        first = end.saturating_add(1);
+    }
+}
+
 /// Ignores a signal in this process.
 pub(crate) fn ignore_signal(signal: i32) {
     // SAFETY: SIG_IGN runs no code of ours. An invalid number changes nothing.

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
 
+use super::report;
 use crate::runtime::exit;
 use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::state;
@@ -38,12 +39,11 @@ pub(super) fn main(global: &super::Arguments) -> anyhow::Result<u8> {
                 ("FAIL", text)
             }
         };
-        println!("{what:<18} {mark:<5} {text}");
+        report::print(&format!("{what:<18} {mark:<5} {text}"))?;
     }
-    println!(
-        "{}",
-        if code == exit::SUCCESS { "this host can run pods" } else { "this host cannot run pods yet" }
-    );
+    let verdict =
+        if code == exit::SUCCESS { "this host can run pods" } else { "this host cannot run pods yet" };
+    report::print(verdict)?;
     Ok(code)
 }
 

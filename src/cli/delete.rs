@@ -1,11 +1,9 @@
 //! `crx delete`: what is left of a container goes.
 
-use std::os::unix::net::UnixStream;
-
 use anyhow::bail;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::runtime::channel::{self, Command, Report, Status};
+use crate::runtime::channel::{self, Command, Status};
 use crate::runtime::state::{self, Container};
 use crate::runtime::{exit, launch};
 
@@ -33,8 +31,9 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         status => bail!("cannot delete container {:?} that is not stopped: {status}", arguments.id),
     }
     let record = container.record.clone();
-    container.remove()?;
-    launch::poststop(&record);
+    if container.remove()? {
+        launch::poststop(&record);
+    }
     Ok(exit::SUCCESS)
 }
 
@@ -52,10 +51,12 @@ fn kill(container: &Container) -> anyhow::Result<()> {
         if container.is_alive() {
             pidfd_send_signal(&process, Signal::KILL)?;
         }
+    } else if record.pid.is_none() {
+        bail!("container {:?} is being created; end the crx that creates it", record.id);
     }
     container.wait_until_dead()?;
-    let says_more =
-        |pod: &UnixStream| matches!(channel::receive(pod), Ok((Report::Answer(_) | Report::OutOfMemory, _)));
-    while pod.as_ref().is_some_and(says_more) {}
+    if let Some(pod) = pod {
+        Container::wait_for_end(&pod)?;
+    }
     Ok(())
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use crx_oci::{Bundle, ExecFlags};
 
 use super::launching;
 use crate::runtime::launch::{self, Caller, Follow};
 use crate::runtime::state::{self, Container};
 use crate::runtime::{log, terminal};
+use crate::sys;
 
 /// Run a program in a running container
 #[derive(clap::Args)]
@@ -109,5 +110,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         pid_file: arguments.pid_file.clone(),
         console_socket: arguments.console_socket.clone(),
     };
+    // The process that stands in for it makes a mount namespace of its own.
+    sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
     launch::executed(&container, plan, &caller)
 }

@@ -10,6 +10,6 @@ pub(super) fn main() -> anyhow::Result<u8> {
     let mut unsafe_annotations: Vec<&str> = sandbox.chain(sizing::ANNOTATIONS).collect();
     unsafe_annotations.sort_unstable();
     let annotations = json!({ "dev.crx.version": env!("CARGO_PKG_VERSION") });
-    println!("{:#}", crx_oci::features(&annotations, &unsafe_annotations));
+    super::report::print(&format!("{:#}", crx_oci::features(&annotations, &unsafe_annotations)))?;
     Ok(exit::SUCCESS)
 }

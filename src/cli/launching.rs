@@ -158,7 +158,9 @@ fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Re
     if pids.is_empty() {
         return Ok(None);
     }
-    let is_named = |container: &Container| container.record.pid.is_some_and(|pid| pids.contains(&pid));
+    let is_named = |container: &Container| {
+        container.record.pid.is_some_and(|pid| pids.contains(&pid)) && container.is_alive()
+    };
     Ok(Container::all(root)?.into_iter().find(is_named).map(|container| container.record.pod))
 }
 

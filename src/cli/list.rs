@@ -21,12 +21,14 @@ pub(super) struct Arguments {
 pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::Result<u8> {
     let containers = Container::all(&state::root(global.root.as_deref()))?;
     if arguments.quiet {
-        containers.iter().for_each(|container| println!("{}", container.record.id));
+        for container in &containers {
+            super::report::print(&container.record.id)?;
+        }
         return Ok(exit::SUCCESS);
     }
     let states: Vec<Value> = containers.iter().map(describe).collect();
     match arguments.format {
-        table::Format::Json => println!("{}", Value::from(states)),
+        table::Format::Json => super::report::print(&Value::from(states).to_string())?,
         table::Format::Table => {
             let text = |state: &Value, name: &str| match &state[name] {
                 Value::String(text) => text.clone(),
@@ -36,7 +38,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
                 ["id", "pid", "status", "bundle", "created", "owner"].map(|name| text(state, name)).to_vec()
             };
             let rows: Vec<_> = states.iter().map(row).collect();
-            table::print(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows);
+            table::print(&["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"], &rows)?;
         }
     }
     Ok(exit::SUCCESS)

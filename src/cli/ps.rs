@@ -29,11 +29,12 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     let Report::Answer(Answer::Processes(processes)) = answer else { bail!("the pod gave no answer") };
     match arguments.format {
         table::Format::Json => {
-            println!("{}", json!(processes.iter().map(|process| process.pid).collect::<Vec<_>>()));
+            let pids: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+            super::report::print(&json!(pids).to_string())?;
         }
         table::Format::Table => {
             let rows: Vec<_> = processes.iter().map(row).collect();
-            table::print(&["UID", "PID", "PPID", "STARTED", "TTY", "TIME", "CMD"], &rows);
+            table::print(&["UID", "PID", "PPID", "STARTED", "TTY", "TIME", "CMD"], &rows)?;
         }
     }
     Ok(exit::SUCCESS)

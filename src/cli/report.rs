@@ -1,7 +1,9 @@
 //! What people read: one line for an error and its causes.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::error::ErrorKind;
 
 use crate::runtime::{exit, log};
@@ -9,6 +11,11 @@ use crate::runtime::{exit, log};
 /// Prints an error with its causes as one line, `crx: what: why`.
 pub(super) fn error(error: &anyhow::Error) {
     log::error(&one_line(error));
+}
+
+/// Prints what was asked for on stdout, as a line.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    io::stdout().lock().write_all(format!("{text}\n").as_bytes()).context("cannot write to stdout")
 }
 
 /// Joins an error and its causes.

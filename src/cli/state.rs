@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::Result<u8> {
     let container = Container::find(&state::root(global.root.as_deref()), &arguments.id)?;
-    println!("{:#}", describe(&container));
+    super::report::print(&format!("{:#}", describe(&container)))?;
     Ok(exit::SUCCESS)
 }
 

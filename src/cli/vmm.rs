@@ -19,10 +19,15 @@ pub(super) struct Arguments {
     /// Number of the inherited socket
     #[arg(long)]
     channel: RawFd,
+    /// Number of the inherited lock, if it keeps one
+    #[arg(long)]
+    lock: Option<RawFd>,
 }
 
 pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
     let started = Stamp::now("vmm: process started");
+    // Whatever else the caller of crx had open: the process that faces a guest has no use for it.
+    sys::close_all_but(&[Some(arguments.channel), arguments.lock].into_iter().flatten().collect::<Vec<_>>());
     let socket = sys::inherited_fd(arguments.channel)
         .with_context(|| format!("this is started by crx itself, for container {:?}", arguments.id))?;
     let launcher = UnixStream::from(socket);

@@ -66,6 +66,8 @@ pub(crate) struct NewContainer {
     pub(crate) plan: Box<Plan>,
     /// It is started at once.
     pub(crate) start: bool,
+    /// The process of the host that callers take for it.
+    pub(crate) host_pid: u32,
 }
 
 /// What a client tells the VMM process.

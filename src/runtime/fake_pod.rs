@@ -31,6 +31,7 @@ impl FakePod {
         let record = Record {
             id: ID.to_owned(),
             pid: Some(std::process::id()),
+            made: true,
             bundle: PathBuf::from("/"),
             rootfs: PathBuf::from("/"),
             created: String::new(),

@@ -14,6 +14,7 @@
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -22,6 +23,8 @@ use crx_proto::Hook;
 
 /// How often a hook with a timeout is looked after.
 const POLL: Duration = Duration::from_millis(5);
+/// How long after its end a hook's complaint is waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Most of a hook's complaint that is shown.
 const SHOWN_BYTES: u64 = 1 << 10;
 
@@ -50,16 +53,21 @@ fn run_one(hook: &Hook, state: &str) -> anyhow::Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
-        let _ = stdin.write_all(state.as_bytes());
+        let state = state.to_owned();
+        // A hook need not read it, and its timeout runs meanwhile.
+        thread::spawn(move || drop(stdin.write_all(state.as_bytes())));
     }
-    let complaint = child.stderr.take().map(|stderr| thread::spawn(move || read_some(stderr)));
+    let (sender, complaint) = channel();
+    if let Some(stderr) = child.stderr.take() {
+        thread::spawn(move || drop(sender.send(read_some(stderr))));
+    }
     let status = wait(&mut child, hook.timeout_s.map(|seconds| Duration::from_secs(seconds.into())))?;
     let Some(status) = status else {
         bail!("was killed after its timeout of {} s", hook.timeout_s.unwrap_or_default())
     };
     if !status.success() {
-        let complaint = complaint.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        // What the hook has left running may hold its stderr open.
+        let complaint = complaint.recv_timeout(LAST_WORDS).unwrap_or_default();
         bail!("{status}: {}", complaint.trim());
     }
     Ok(())

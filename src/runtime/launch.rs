@@ -143,6 +143,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let process =
         HostProcess::start(&request.id, &role, pod, Some(&state), &request.caller.console_socket, &events)?;
     record.pid = Some(process.pid());
+    state.write(&record)?;
     cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
     let planned = &mut request.planned;
@@ -156,13 +157,16 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let create = NewContainer {
         plan: Box::new(planned.plan.clone()),
         start: request.caller.follow != Follow::UntilCreated,
+        host_pid: process.pid(),
     };
     process.tell(&Command::Create(create), &trees)?;
     drop(trees);
+    record.made = true;
     let on_created = || {
         state.write(&record)?;
         write_pid_file(&request.caller, record.pid)
     };
+    let on_started = || poststart(&record);
     let mut following = Following {
         what: format!("container {:?}", request.id),
         follow: request.caller.follow,
@@ -170,6 +174,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         terminal,
         stamps: &mut request.stamps,
         on_created: &on_created,
+        on_started: &on_started,
         started: false,
         ended: None,
         raw: None,
@@ -182,9 +187,6 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         if result.as_ref().is_ok_and(|code| *code == exit::SUCCESS) {
             record.stays = true;
             state.write(&record)?;
-            if request.caller.follow == Follow::UntilStarted {
-                poststart(&record);
-            }
             process.release()?;
             state.leave();
         }
@@ -232,6 +234,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         terminal,
         stamps: &mut Vec::new(),
         on_created: &on_created,
+        on_started: &|| {},
         started: false,
         ended: None,
         raw: None,
@@ -255,6 +258,7 @@ fn record(request: &Request) -> anyhow::Result<Record> {
     Ok(Record {
         id: request.id.clone(),
         pid: None,
+        made: false,
         bundle: request.bundle.clone(),
         rootfs: planned.rootfs.clone(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
@@ -341,6 +345,9 @@ impl HostProcess {
         let verb = if matches!(role, Role::Pod(_)) { "vmm" } else { "stand-in" };
         let mut command = Process::new("/proc/self/exe");
         command.arg0("crx").args([verb, id, "--channel", &inherited.as_raw_fd().to_string()]);
+        if let Some(state) = state {
+            command.args(["--lock", &state.lock().as_raw_fd().to_string()]);
+        }
         if let Some(terminal) = console {
             command.stdin(terminal.try_clone()?).stdout(terminal);
         }
@@ -419,6 +426,8 @@ struct Following<'a> {
     stamps: &'a mut Vec<Stamp>,
     /// What is to be done once the process is there.
     on_created: &'a dyn Fn() -> anyhow::Result<()>,
+    /// And once it has executed its program.
+    on_started: &'a dyn Fn(),
     started: bool,
     ended: Option<ExitStatus>,
     /// The caller's terminal, while the process has it.
@@ -460,6 +469,7 @@ impl Following<'_> {
                 self.show_waiting(false);
                 self.stamps.push(Stamp::now("crx: container started"));
                 self.started = true;
+                (self.on_started)();
                 if self.follow == Follow::UntilStarted {
                     return Ok(Some(exit::SUCCESS));
                 }

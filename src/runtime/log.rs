@@ -66,29 +66,34 @@ pub(crate) fn open(file: Option<&Path>, format: Format, debug: bool) -> anyhow::
 
 /// Says why crx fails.
 pub(crate) fn error(text: &str) {
-    eprintln!("crx: {}", line(text));
+    say(&format!("crx: {}", line(text)));
     record(Level::Error, text);
 }
 
 /// Says what a person should know.
 pub(crate) fn warning(text: &str) {
-    eprintln!("crx: warning: {}", line(text));
+    say(&format!("crx: warning: {}", line(text)));
     record(Level::Warning, text);
 }
 
 /// Shows what belongs to an error and does not fit into its line: the guest kernel's last words.
 pub(crate) fn detail(text: &str) {
-    eprintln!("  {}", line(text));
+    say(&format!("  {}", line(text)));
     record(Level::Info, text);
 }
 
 /// With `--debug`, says what is done: in the log or, if there is none, on stderr.
 pub(crate) fn debug(text: &str) {
     match LOG.get() {
-        Some(Log { debug: true, file: None, .. }) => eprintln!("crx: debug: {}", line(text)),
+        Some(Log { debug: true, file: None, .. }) => say(&format!("crx: debug: {}", line(text))),
         Some(Log { debug: true, .. }) => record(Level::Debug, text),
         _ => {}
     }
+}
+
+/// Writes a line to stderr. Whoever read it may have closed it: that is no reason to fail.
+fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 fn record(level: Level, text: &str) {

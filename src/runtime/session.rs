@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::process::{chdir, ioctl_tiocsctty, pivot_root, setsid};
+use rustix::termios::Termios;
 
+use super::{exit, terminal};
 use crate::sys;
 
 /// Ignores the signals that a terminal or a person sends to a whole process group: the launcher forwards those that
@@ -40,6 +42,16 @@ pub(crate) fn begin(detached: bool, console: bool) -> anyhow::Result<bool> {
         ioctl_tiocsctty(std::io::stdin()).context("cannot make the console the session's terminal")?;
     }
     Ok(console)
+}
+
+/// Ends this process, whose launcher has gone before it let go, and gives the terminal on stdin the mode back that it had.
+pub(crate) fn end_with_launcher(terminal_mode: Option<&Termios>) -> ! {
+    if let Some(mode) = terminal_mode {
+        // The launcher made it raw and was killed. A shell may have the terminal back already.
+        sys::ignore_signal(libc::SIGTTOU);
+        terminal::set_mode(mode);
+    }
+    std::process::exit(i32::from(exit::FAILURE))
 }
 
 /// Leaves the host's files: this process's root becomes an empty directory in a mount namespace of its own. Only a process

@@ -24,8 +24,16 @@ use super::{exit, relay, session, terminal};
 /// The pod cannot be heard.
 pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyhow::Result<u8> {
     session::ignore_signals();
-    let console = session::begin(true, console)?;
-    session::leave_files()?;
+    let begun = session::begin(true, console).and_then(|console| session::leave_files().map(|()| console));
+    let console = match begun {
+        Ok(console) => console,
+        Err(error) => {
+            let failure =
+                Failure { exit_code: exit::FAILURE, message: format!("{error:#}"), console: Vec::new() };
+            channel::send(&launcher, &Report::Failed(failure), &[])?;
+            return Ok(exit::FAILURE);
+        }
+    };
     let released = pass_commands(launcher.try_clone()?, pod.try_clone()?)?;
     if console {
         pass_sizes(pod.try_clone()?)?;
@@ -87,6 +95,7 @@ fn relay_stream(stream: channel::Stream, connection: OwnedFd, done: Sender<()>) 
 fn pass_commands(launcher: UnixStream, pod: UnixStream) -> io::Result<Arc<AtomicBool>> {
     let released = Arc::new(AtomicBool::new(false));
     let is_released = released.clone();
+    let terminal_mode = terminal::mode();
     thread::Builder::new().name("crx-launcher".to_owned()).spawn(move || {
         while let Ok((command, descriptors)) = channel::receive::<Command>(&launcher) {
             if matches!(command, Command::Release) {
@@ -97,7 +106,7 @@ fn pass_commands(launcher: UnixStream, pod: UnixStream) -> io::Result<Arc<Atomic
             // A pod that is gone is told by the reader of its reports.
             let _ = channel::send(&pod, &command, &descriptors);
         }
-        std::process::exit(i32::from(exit::FAILURE));
+        session::end_with_launcher(terminal_mode.as_ref());
     })?;
     Ok(released)
 }

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use crx_proto::Hook;
@@ -28,6 +29,8 @@ use super::{cgroup, channel, log, session};
 
 /// Name of the socket on which a pod hears commands.
 pub(crate) const POD_SOCKET: &str = "pod.sock";
+/// How long a pod may take to say how a container is.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Name of the record.
 const RECORD: &str = "state.json";
 /// Name of the container's configuration.
@@ -40,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) id: String,
     /// The process that callers take for it, once it is there.
     pub(crate) pid: Option<u32>,
+    /// It was made: from here on it can be started.
+    pub(crate) made: bool,
     /// Its bundle.
     pub(crate) bundle: PathBuf,
     /// Its root file system.
@@ -222,14 +227,18 @@ impl Container {
             return Status::Stopped;
         }
         let asked = self.connect().and_then(|pod| {
+            pod.set_read_timeout(Some(PATIENCE))?;
+            pod.set_write_timeout(Some(PATIENCE))?;
             channel::send(&pod, &Command::Status(self.record.id.clone()), &[])?;
             Ok(channel::receive::<Report>(&pod)?.0)
         });
         match asked {
             Ok(Report::Status(status)) if status != Status::Creating => status,
+            // A pod that does not answer is there, and so is what it runs. Only `delete --force` will help.
             // It was made: a pod that does not know it any more, or does not listen any more, has seen its end. What is left
             // of it passes on its last words.
-            _ if self.record.pid.is_some() => Status::Stopped,
+            Err(error) if is_timeout(&error) => Status::Running,
+            _ if self.record.made => Status::Stopped,
             // Its pod does not listen yet.
             _ if self.is_alive() => Status::Creating,
             _ => Status::Stopped,
@@ -261,6 +270,14 @@ impl Container {
         }
     }
 
+    /// Waits until it has ended in its pod, over a connection on which `Watch` was sent, but not for ever: what is left
+    /// of it there is no matter of the host.
+    pub(crate) fn wait_for_end(pod: &UnixStream) -> anyhow::Result<()> {
+        pod.set_read_timeout(Some(PATIENCE))?;
+        while let Ok((Report::Answer(_) | Report::OutOfMemory, _)) = channel::receive(pod) {}
+        Ok(())
+    }
+
     /// Waits until its process is gone.
     ///
     /// # Errors
@@ -273,13 +290,19 @@ impl Container {
         }
     }
 
-    /// Removes what is left of it, which has stopped.
+    /// Removes what is left of it, which has stopped. `false`: somebody else did, and its ID may be another's by now.
     ///
     /// # Errors
     /// It cannot be removed.
-    pub(crate) fn remove(self) -> anyhow::Result<()> {
+    pub(crate) fn remove(self) -> anyhow::Result<bool> {
         let _order = order(&self.root)?;
-        remove(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))
+        let record = fs::read(self.directory.join(RECORD)).ok();
+        let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        if record.is_none_or(|record| record.created != self.record.created) {
+            return Ok(false);
+        }
+        remove(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))?;
+        Ok(true)
     }
 }
 
@@ -316,6 +339,7 @@ impl Drop for StateDir {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             // What cannot be removed now is removed by the next command, which sees the lock free.
+            let _order = self.path.parent().map(order);
             let _ = remove(&self.path);
         }
     }
@@ -350,11 +374,25 @@ fn lock_new(directory: &Path) -> io::Result<File> {
 fn collect(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let entry = entry?;
-        if entry.file_type()?.is_dir() && is_dead(&entry.path())? && !stays(&entry.path()) {
-            remove(&entry.path())?;
+        let collect = || -> io::Result<()> {
+            if entry.file_type()?.is_dir() && is_dead(&entry.path())? && !stays(&entry.path()) {
+                remove(&entry.path())?;
+            }
+            Ok(())
+        };
+        match collect() {
+            // It went by itself meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            result => result?,
         }
     }
     Ok(())
+}
+
+/// The pod did not answer in time.
+fn is_timeout(error: &anyhow::Error) -> bool {
+    let is_timeout = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_timeout)
 }
 
 /// The record says that somebody is to delete the container.
@@ -437,7 +475,8 @@ mod tests {
         let alive = StateDir::claim(&root, "a").unwrap();
         let mut record = Record {
             id: "a".to_owned(),
-            pid: None,
+            pid: Some(1),
+            made: false,
             bundle: PathBuf::new(),
             rootfs: PathBuf::new(),
             created: String::new(),
@@ -448,8 +487,8 @@ mod tests {
             poststart: Vec::new(),
             poststop: Vec::new(),
         };
-        for (pid, status) in [(None, Status::Creating), (Some(1), Status::Stopped)] {
-            record.pid = pid;
+        for (made, status) in [(false, Status::Creating), (true, Status::Stopped)] {
+            record.made = made;
             alive.write(&record).unwrap();
             let container = Container::find(&root, "a").unwrap();
             assert_eq!((container.status(), container.is_alive()), (status, true));

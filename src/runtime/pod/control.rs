@@ -18,7 +18,7 @@ use crx_proto::{
 use crx_vmm::End;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::hear::{self, Client, ClientId, Event, Events, LAUNCHER};
+use super::hear::{self, ClientId, Event, Events, LAUNCHER};
 use super::namespaces;
 use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
 use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
@@ -26,11 +26,14 @@ use crate::runtime::share::Share;
 use crate::runtime::timeline::{Stamp, monotonic_ns};
 use crate::runtime::{exit, log, relay, terminal};
 
+/// Most stages that are kept of what the guest says; a launch has nine.
+const MAX_STAGES: usize = 32;
+
 /// A pod whose VM runs.
 pub(super) struct Pod {
     share: Share,
     events: Events,
-    clients: BTreeMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, UnixStream>,
     /// The launcher let the pod go, or has not yet.
     released: Arc<AtomicBool>,
     /// This process's terminal is the first container's console.
@@ -41,6 +44,8 @@ pub(super) struct Pod {
     processes: Processes,
     /// Ports that PID 1 was told to connect to, and what for.
     expected: BTreeMap<u32, (ProcessId, Stream)>,
+    /// Processes that have ended before all of their streams came, on another thread.
+    ended_early: BTreeMap<ProcessId, ExitStatus>,
     /// Questions that PID 1 has not answered yet.
     asked: BTreeMap<u32, Asked>,
     last_question: u32,
@@ -71,13 +76,14 @@ impl Pod {
         Self {
             share,
             events,
-            clients: BTreeMap::from([(LAUNCHER, Client { socket: launcher, pid: std::process::id() })]),
+            clients: BTreeMap::from([(LAUNCHER, launcher)]),
             released,
             console,
             control: None,
             early: Some(Vec::new()),
             processes: Processes::default(),
             expected: BTreeMap::new(),
+            ended_early: BTreeMap::new(),
             asked: BTreeMap::new(),
             last_question: 0,
             stamps,
@@ -188,8 +194,18 @@ impl Pod {
                 Some(owner) => self.report(owner, &Report::Stream(kind), &[stream.into()]),
                 None => {}
             }
+            if !self.is_expected(process)
+                && let Some(status) = self.ended_early.remove(&process)
+            {
+                self.exited(process, status);
+            }
         }
         Ok(())
+    }
+
+    /// Streams of the process have not come yet.
+    fn is_expected(&self, process: ProcessId) -> bool {
+        self.expected.values().any(|(of, _)| *of == process)
     }
 
     /// Relays a stream of the first container to this process's own.
@@ -280,7 +296,7 @@ impl Pod {
     }
 
     fn create(&mut self, client: ClientId, new: NewContainer, trees: &[OwnedFd]) -> anyhow::Result<()> {
-        let NewContainer { mut plan, start } = new;
+        let NewContainer { mut plan, start, host_pid } = new;
         if self.processes.number_of(&plan.id).is_some() {
             bail!("the pod has a container of this ID");
         }
@@ -291,6 +307,7 @@ impl Pod {
         self.share.add(number, &plan, trees)?;
         let container = Container {
             id: plan.id.clone(),
+            host_pid,
             volumes: plan.volumes.len(),
             paused: false,
             watchers: Vec::new(),
@@ -323,15 +340,7 @@ impl Pod {
             (LAUNCHER, false) => 2,
             _ => 0,
         };
-        let host_pid = self.clients.get(&owner).map_or(0, |client| client.pid);
-        self.processes.add(Process {
-            kind,
-            owner,
-            phase: Phase::Creating,
-            guest_pid: None,
-            host_pid,
-            outputs,
-        })
+        self.processes.add(Process { kind, owner, phase: Phase::Creating, guest_pid: None, outputs })
     }
 
     /// Chooses ports for the streams of a process, which PID 1 will connect to.
@@ -392,7 +401,8 @@ impl Pod {
     /// A client is gone: what it owned ends.
     fn forget(&mut self, client: ClientId) {
         self.clients.remove(&client);
-        self.asked.retain(|_, asked| asked.client != client);
+        // What it asked for is done all the same: whether that pauses the container matters to others.
+        self.asked.retain(|_, asked| asked.client != client || asked.paused.is_some());
         let owned: Vec<ProcessId> = self
             .processes
             .iter()
@@ -411,7 +421,9 @@ impl Pod {
             GuestMessage::Stage { stage, monotonic_ns: guest_ns } => {
                 let offset_ns = i128::from(monotonic_ns()) - i128::from(guest_ns);
                 self.clock_offset_ns = self.clock_offset_ns.min(offset_ns);
-                self.guest_stages.push((stage, guest_ns));
+                if self.guest_stages.len() < MAX_STAGES {
+                    self.guest_stages.push((stage, guest_ns));
+                }
             }
             GuestMessage::Created { process, pid } => {
                 if let Some(known) = self.processes.get_mut(process) {
@@ -434,6 +446,9 @@ impl Pod {
                 }
             }
             GuestMessage::StartFailed { process, error } => return Ok(self.not_started(process, error)),
+            GuestMessage::Exited { process, status } if self.is_expected(process) => {
+                self.ended_early.insert(process, status);
+            }
             GuestMessage::Exited { process, status } => self.exited(process, status),
             GuestMessage::OutOfMemory(process) => {
                 let watchers =
@@ -458,7 +473,7 @@ impl Pod {
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(0);
-        let early = self.early.take().unwrap_or_default();
+        let Some(early) = self.early.take() else { bail!("PID 1 of the pod said hello twice") };
         self.tell(HostMessage::SetClock { realtime_ns });
         early.into_iter().for_each(|message| self.tell(message));
         self.stamps.push(Stamp::now("vmm: guest greeted"));
@@ -503,6 +518,11 @@ impl Pod {
         for client in [owner].into_iter().chain(watchers.unwrap_or_default()) {
             self.report(client, &Report::Ended(status), &[]);
         }
+        let starters =
+            self.processes.container_mut(process).map(|container| std::mem::take(&mut container.starters));
+        for client in starters.unwrap_or_default() {
+            self.report(client, &Report::Failed(failure("the container has ended".to_owned())), &[]);
+        }
         if process != FIRST {
             self.remove(process);
         }
@@ -540,7 +560,11 @@ impl Pod {
     fn tell(&mut self, message: HostMessage) {
         match (&mut self.early, &self.control) {
             (Some(early), _) => early.push(message),
-            (None, Some(control)) => drop(frame::write(control, &message)),
+            (None, Some(control)) => {
+                if frame::write(control, &message).is_err() {
+                    let _ = control.shutdown(std::net::Shutdown::Both);
+                }
+            }
             (None, None) => {}
         }
     }
@@ -552,8 +576,8 @@ impl Pod {
         }
         if let Some(client) = self.clients.get(&client) {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            if channel::send(&client.socket, report, &descriptors).is_err() {
-                let _ = client.socket.shutdown(std::net::Shutdown::Both);
+            if channel::send(client, report, &descriptors).is_err() {
+                let _ = client.shutdown(std::net::Shutdown::Both);
             }
         }
     }

@@ -12,13 +12,11 @@ use std::{io, thread};
 use crx_proto::{FrameError, GuestMessage, ProcessId, frame};
 use crx_virtio::vsock::GuestConnection;
 use crx_vmm::{End, RunningVm};
-use rustix::net::sockopt::socket_peercred;
 use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
 use crate::runtime::channel::{self, Command};
-use crate::runtime::{exit, terminal};
-use crate::sys;
+use crate::runtime::{session, terminal};
 
 /// How long a client may take to read what it asked for, before it counts as gone.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,20 +28,13 @@ pub(super) struct ClientId(u64);
 /// The process that started this one.
 pub(super) const LAUNCHER: ClientId = ClientId(0);
 
-/// A connected client.
-pub(super) struct Client {
-    pub(super) socket: UnixStream,
-    /// Its process ID on the host.
-    pub(super) pid: u32,
-}
-
 /// Everything that the main thread waits for.
 pub(super) enum Event {
     /// The guest opened a connection to this port of the host.
     Connected(u32, UnixStream),
     Guest(GuestMessage),
     GuestLost(FrameError),
-    NewClient(ClientId, Client),
+    NewClient(ClientId, UnixStream),
     Command(ClientId, Box<Command>, Vec<OwnedFd>),
     ClientGone(ClientId),
     /// An output stream of a process that this process relays itself has ended.
@@ -76,6 +67,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
 /// Hears the launcher. When it goes before it released the pod, the process ends there and then, and gives the
 /// terminal the mode back that it had. What is returned releases it.
 pub(super) fn launcher(socket: UnixStream, events: &Events) -> io::Result<Arc<AtomicBool>> {
+    socket.set_write_timeout(Some(CLIENT_PATIENCE))?;
     let released = Arc::new(AtomicBool::new(false));
     let (events, is_released) = (events.clone(), released.clone());
     let terminal_mode = terminal::mode();
@@ -89,12 +81,7 @@ pub(super) fn launcher(socket: UnixStream, events: &Events) -> io::Result<Arc<At
         if is_released.load(Ordering::SeqCst) {
             return;
         }
-        if let Some(mode) = terminal_mode {
-            // The launcher made it raw and was killed. A shell may have the terminal back already.
-            sys::ignore_signal(libc::SIGTTOU);
-            terminal::set_mode(&mode);
-        }
-        std::process::exit(i32::from(exit::FAILURE));
+        session::end_with_launcher(terminal_mode.as_ref());
     })?;
     Ok(released)
 }
@@ -104,7 +91,11 @@ pub(super) fn clients(listener: UnixListener, events: &Events) -> io::Result<()>
     let events = events.clone();
     spawn("crx-clients", move || {
         for (number, socket) in (LAUNCHER.0 + 1..).zip(listener.incoming()) {
-            let Ok(socket) = socket else { continue };
+            let Ok(socket) = socket else {
+                // Out of descriptors, most likely: some may be free in a while.
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
             // A client that cannot be served is hung up on.
             let _ = new_client(ClientId(number), socket, &events);
         }
@@ -112,11 +103,10 @@ pub(super) fn clients(listener: UnixListener, events: &Events) -> io::Result<()>
 }
 
 fn new_client(id: ClientId, socket: UnixStream, events: &Events) -> io::Result<()> {
-    let pid = socket_peercred(&socket)?.pid.as_raw_nonzero().get().unsigned_abs();
     socket.set_write_timeout(Some(CLIENT_PATIENCE))?;
     let heard = socket.try_clone()?;
     let events = events.clone();
-    if !events.send(Event::NewClient(id, Client { socket, pid })) {
+    if !events.send(Event::NewClient(id, socket)) {
         return Ok(());
     }
     spawn("crx-client", move || {
@@ -149,6 +139,8 @@ pub(super) fn guest_connections(accepted: Receiver<GuestConnection>, events: &Ev
 
 /// Hears PID 1.
 pub(super) fn guest(stream: UnixStream, events: &Events) -> io::Result<()> {
+    // A PID 1 that takes no orders for so long is lost, and the pod with it.
+    stream.set_write_timeout(Some(CLIENT_PATIENCE))?;
     let events = events.clone();
     spawn("crx-guest", move || {
         loop {

@@ -68,6 +68,7 @@ mod tests {
         for (id, host_pid, guest_pid) in [("first", 1000, 2), ("second", 1001, 40)] {
             let container = Container {
                 id: id.to_owned(),
+                host_pid,
                 volumes: 0,
                 paused: false,
                 watchers: Vec::new(),
@@ -78,7 +79,6 @@ mod tests {
                 owner: LAUNCHER,
                 phase: Phase::Running,
                 guest_pid: Some(guest_pid),
-                host_pid,
                 outputs: 0,
             });
         }

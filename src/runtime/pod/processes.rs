@@ -21,6 +21,8 @@ pub(super) enum Kind {
 /// A container.
 pub(super) struct Container {
     pub(super) id: String,
+    /// The process of the host that callers take for it.
+    pub(super) host_pid: u32,
     /// How many volumes it has in the share.
     pub(super) volumes: usize,
     pub(super) paused: bool,
@@ -46,8 +48,6 @@ pub(super) struct Process {
     pub(super) phase: Phase,
     /// Its process ID in the pod, once it is there.
     pub(super) guest_pid: Option<u32>,
-    /// The process of the host that callers take for it.
-    pub(super) host_pid: u32,
     /// Outputs that the VMM process itself still relays.
     pub(super) outputs: usize,
 }
@@ -117,8 +117,12 @@ impl Processes {
         }
     }
 
-    /// The process that the host knows by this process ID.
+    /// The container that the host knows by this process ID.
     pub(super) fn by_host_pid(&self, pid: u32) -> Option<(ProcessId, &Process)> {
-        self.iter().find(|(_, process)| process.host_pid == pid)
+        let is_it = |process: &Process| {
+            let Kind::Container(container) = &process.kind else { return false };
+            container.host_pid == pid && !matches!(process.phase, Phase::Ended(_))
+        };
+        self.iter().find(|(_, process)| is_it(process))
     }
 }

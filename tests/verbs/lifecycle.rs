@@ -190,3 +190,46 @@ fn an_attached_run_can_keep_what_is_known_of_it() {
     let _ = container.verb(&["delete"]).expect(0);
     let _ = container.verb(&["state"]).expect(1);
 }
+
+#[test]
+fn delete_force_ends_a_container_that_is_being_made() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let _alone = leftovers::alone();
+    let before = Leftovers::now();
+    let hook = serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", "sleep 3"]}]);
+    let container = Detached::new(
+        Bundle::busybox()
+            .script("true")
+            .edit(|config| config["hooks"] = serde_json::json!({"createRuntime": hook})),
+    );
+    let deleted = std::thread::scope(|scope| {
+        let created = scope.spawn(|| container.launch(&["create"]));
+        wait_until("it is being made", || {
+            let state = container.verb(&["state"]);
+            state.code() == 0 && state.out().contains("creating") && state.out().contains("\"pid\": ")
+        });
+        let deleted = container.verb(&["delete", "--force"]);
+        assert_ne!(created.join().unwrap().code(), 0);
+        deleted
+    });
+    let _ = deleted.expect(0);
+    let _ = container.verb(&["state"]).expect(1);
+    drop(container);
+    before.expect_none_new("a container that was deleted while it was made");
+}
+
+#[test]
+fn a_detached_container_keeps_nothing_open_that_its_caller_had() {
+    if !need::met(&[Need::Container]) {
+        return;
+    }
+    let container = Detached::new(Bundle::busybox().script("exec sleep 1000"));
+    // The shell waits until nobody has the pipe open any more.
+    let script = "kept=$(\"$@\" 7>&1 >/dev/null 2>&1 </dev/null); echo done";
+    let run = verb("run").args(["--detach", "--pid-file"]).arg(container.file("pid")).arg("--bundle");
+    let run = run.arg(container.bundle.path()).arg(container.id());
+    assert_eq!(run.wrapped(&["sh", "-c", script, "sh"]).run().expect(0).out(), "done\n");
+    assert_eq!(container.status(), "running");
+}

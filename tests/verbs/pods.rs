@@ -72,7 +72,12 @@ fn containers_of_a_pod_share_what_they_are_told_to() {
         "the first container's first process: {}",
         other.read("out")
     );
-    drop((other, client));
+    // A later container's namespaces can be joined as the first one's.
+    let third = joining(&server, "cat /proc/1/cmdline | tr '\\0' ' '", &["pid"]);
+    third.run();
+    assert_eq!(third.wait_code(), 0, "{}", third.read("err"));
+    assert!(third.read("out").contains("nc -l"), "the second container's processes: {}", third.read("out"));
+    drop((third, other, client));
     // Everything of the pod ends with its first container.
     drop(first);
     if crx_fixture::Runtime::under_test() == crx_fixture::Runtime::Crx {

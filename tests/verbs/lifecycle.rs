@@ -198,18 +198,17 @@ fn delete_force_ends_a_container_that_is_being_made() {
     }
     let _alone = leftovers::alone();
     let before = Leftovers::now();
-    let hook = serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", "sleep 3"]}]);
-    let container = Detached::new(
-        Bundle::busybox()
-            .script("true")
-            .edit(|config| config["hooks"] = serde_json::json!({"createRuntime": hook})),
-    );
+    let bundle = Bundle::busybox().script("true");
+    let mark = bundle.path().join("hooked");
+    let script = format!("touch {}; sleep 3", mark.display());
+    let hook =
+        serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]);
+    let container =
+        Detached::new(bundle.edit(|config| config["hooks"] = serde_json::json!({"createRuntime": hook})));
     let deleted = std::thread::scope(|scope| {
         let created = scope.spawn(|| container.launch(&["create"]));
-        wait_until("it is being made", || {
-            let state = container.verb(&["state"]);
-            state.code() == 0 && state.out().contains("creating") && state.out().contains("\"pid\": ")
-        });
+        wait_until("it is being made", || mark.exists());
+        assert_eq!(container.status(), "creating");
         let deleted = container.verb(&["delete", "--force"]);
         assert_ne!(created.join().unwrap().code(), 0);
         deleted

@@ -8,8 +8,11 @@
 //! and `files.rs` (what it has), `attributes.rs` and `sys.rs`.
 //!
 //! # What the guest may cache
-//! - Below `rootfs...` of the share only the guest writes: names, attributes, missing names, directory listings and
-//!   file contents for a day. What the host changes there while the pod runs may stay unseen.
+//! The share has a directory for each container, named by its number: `1/rootfs`, `1/volumes/0`, ...
+//! - In the `rootfs` of a container only the guest writes: names, attributes, missing names, directory listings and
+//!   file contents for a day. What the host changes there while the container is there may stay unseen, and so may what
+//!   is written by way of a volume in which it lies. Containers whose root is the same directory see each
+//!   other's writes at once (see `nodes.rs`).
 //! - Everywhere else, volumes above all, host and guest write: names and attributes for one second, contents until
 //!   the file's size changes or it is opened again after a change (as with NFS: who opens a file after the host
 //!   closed it sees what the host wrote).

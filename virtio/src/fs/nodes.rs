@@ -5,6 +5,12 @@
 //! number is never used twice, so a forged or stale one is noticed. It holds the inode by an O_PATH descriptor
 //! while the budget of descriptors lasts, and by a file handle above it, where the file system has handles;
 //! elsewhere descriptors go on until the process has none left.
+//!
+//! The root of a container is the exception: while one that has it is in the share, a second container with the
+//! same directory as its root gets the same node, and so the first one's mount, whatever its own may be. Two nodes
+//! of it, each cached for a day, would hide from each container what the other writes, and those that the first has
+//! learned cannot be called back. Once no container has it in the share, the next one's root is a new node: the host
+//! may have written there in between.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -20,6 +26,9 @@ use super::sys::{DescriptorName, FileHandle};
 
 const PATH_FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
+/// The root file system in a container's directory of the share (`crx_proto::SHARE_ROOTFS`).
+const ROOTFS: &CStr = c"rootfs";
+
 /// Who changes a part of the share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writers {
@@ -27,13 +36,8 @@ pub(super) enum Writers {
     Guest,
     /// The guest and the host.
     Both,
-}
-
-impl Writers {
-    /// Of an entry of the share's root: `rootfs...` is one container's own, all else may be shared.
-    fn of_root_entry(name: &CStr) -> Self {
-        if name.to_bytes().starts_with(b"rootfs") { Self::Guest } else { Self::Both }
-    }
+    /// A container's directory: the host's, but the root file system in it is the guest's.
+    Container,
 }
 
 /// What makes an inode of the host the same as another.
@@ -41,12 +45,14 @@ impl Writers {
 struct Key {
     device: (u32, u32),
     ino: u64,
-    mount: u64,
+    /// None for the root of a container, which is the same through every mount.
+    mount: Option<u64>,
 }
 
 impl Key {
     fn of(stat: &Statx) -> Self {
-        Self { device: (stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino, mount: stat.stx_mnt_id }
+        let mount = Some(stat.stx_mnt_id);
+        Self { device: (stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino, mount }
     }
 }
 
@@ -61,6 +67,8 @@ pub(super) struct Node {
     pub(super) kind: FileType,
     pub(super) writers: Writers,
     key: Key,
+    /// The mount that it was found through.
+    mount: u64,
     place: Place,
     opened: Mutex<Option<Contents>>,
 }
@@ -133,13 +141,38 @@ impl Node {
 
     /// Who changes an entry of this directory.
     fn writers_of(&self, name: &CStr) -> Writers {
-        if self.id == ROOT_ID { Writers::of_root_entry(name) } else { self.writers }
+        match self.writers {
+            _ if self.id == ROOT_ID => Writers::Container,
+            Writers::Container if name == ROOTFS => Writers::Guest,
+            Writers::Container => Writers::Both,
+            inherited => inherited,
+        }
+    }
+
+    /// An entry of this directory is the root of a container.
+    fn has_root(&self, name: &CStr) -> bool {
+        self.writers == Writers::Container && name == ROOTFS
     }
 }
 
 struct Known {
     node: Arc<Node>,
     lookups: u64,
+    /// The directories of the containers whose root it is.
+    homes: HashMap<Key, OwnedFd>,
+}
+
+impl Known {
+    /// The node is still the root of a container in the share.
+    fn is_at_home(&mut self) -> bool {
+        let (device, ino) = (self.node.key.device, self.node.key.ino);
+        self.homes.retain(|_, home| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            statx(home, ROOTFS, flags, StatxFlags::BASIC_STATS)
+                .is_ok_and(|stat| ((stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino) == (device, ino))
+        });
+        !self.homes.is_empty()
+    }
 }
 
 /// Whether a mount has file handles, and what they are opened through.
@@ -181,6 +214,7 @@ impl Nodes {
             kind: FileType::from_raw_mode(u32::from(stat.stx_mode)),
             writers: Writers::Both,
             key: Key::of(&stat),
+            mount: stat.stx_mnt_id,
             place: Place::Descriptor(root),
             opened: Mutex::default(),
         };
@@ -225,15 +259,20 @@ impl Nodes {
     /// The node of the inode behind `fd`, an O_PATH descriptor of an entry of `parent`.
     pub(super) fn enter(&self, parent: &Node, name: &CStr, fd: OwnedFd) -> io::Result<(Arc<Node>, Statx)> {
         let stat = stat(&fd)?;
-        let key = Key::of(&stat);
+        let mut key = Key::of(&stat);
+        let mut homes = HashMap::new();
+        if parent.has_root(name) {
+            key.mount = None;
+            homes.insert(parent.key, openat(parent.path()?, c".", PATH_FLAGS, rustix::fs::Mode::empty())?);
+        }
         let mut table = self.table();
-        if let Some(node) = table.known_again(&self.root, key, &fd) {
+        if let Some(node) = table.known_again(&self.root, key, &fd, &mut homes) {
             return Ok((node, stat));
         }
         let place = if table.descriptors < self.budget {
             Place::Descriptor(fd)
         } else {
-            match table.handle(parent, key, &fd) {
+            match table.handle(parent, stat.stx_mnt_id, &fd) {
                 Some((mount, handle)) => Place::Handle { mount, handle },
                 None => Place::Descriptor(fd),
             }
@@ -247,10 +286,11 @@ impl Nodes {
             kind,
             writers: parent.writers_of(name),
             key,
+            mount: stat.stx_mnt_id,
             place,
             opened: Mutex::default(),
         });
-        table.known.insert(id, Known { node: Arc::clone(&node), lookups: 1 });
+        table.known.insert(id, Known { node: Arc::clone(&node), lookups: 1, homes });
         table.by_key.insert(key, id);
         Ok((node, stat))
     }
@@ -293,8 +333,15 @@ impl Nodes {
 }
 
 impl Table {
-    /// The node of `key` if the guest knows it: its lookup count is one more.
-    fn known_again(&mut self, root: &Arc<Node>, key: Key, fd: &OwnedFd) -> Option<Arc<Node>> {
+    /// The node of `key` if the guest knows it: its lookup count is one more. The root of a container has `homes`:
+    /// the node takes them.
+    fn known_again(
+        &mut self,
+        root: &Arc<Node>,
+        key: Key,
+        fd: &OwnedFd,
+        homes: &mut HashMap<Key, OwnedFd>,
+    ) -> Option<Arc<Node>> {
         let id = *self.by_key.get(&key)?;
         if id == ROOT_ID {
             return Some(Arc::clone(root));
@@ -306,13 +353,19 @@ impl Table {
                 return None;
             }
         }
+        if !homes.is_empty() {
+            if !known.is_at_home() {
+                return None;
+            }
+            known.homes.extend(homes.drain());
+        }
         known.lookups = known.lookups.saturating_add(1);
         Some(Arc::clone(&known.node))
     }
 
     /// A file handle that can be opened again, if the file system behind `fd` has them and we may use them.
-    fn handle(&mut self, parent: &Node, key: Key, fd: &OwnedFd) -> Option<(Arc<OwnedFd>, FileHandle)> {
-        let mount = match self.mounts.get(&key.mount) {
+    fn handle(&mut self, parent: &Node, number: u64, fd: &OwnedFd) -> Option<(Arc<OwnedFd>, FileHandle)> {
+        let mount = match self.mounts.get(&number) {
             Some(Handles::No) => return None,
             Some(Handles::Through(mount)) => mount.upgrade(),
             None => None,
@@ -321,21 +374,21 @@ impl Table {
         let found = handle.ok().and_then(|handle| match mount {
             Some(mount) => Some((mount, handle)),
             None => {
-                let mount = Arc::new(mount_of(parent, key, fd)?);
+                let mount = Arc::new(mount_of(parent, number, fd)?);
                 handle.open(mount.as_fd(), PATH_FLAGS).is_ok().then_some((mount, handle))
             }
         });
         let handles =
             found.as_ref().map_or(Handles::No, |(mount, _)| Handles::Through(Arc::downgrade(mount)));
-        self.mounts.insert(key.mount, handles);
+        self.mounts.insert(number, handles);
         found
     }
 }
 
-/// A directory of the mount that `key` is on, opened for more than its path, as open_by_handle_at(2) wants it.
-fn mount_of(parent: &Node, key: Key, fd: &OwnedFd) -> Option<OwnedFd> {
+/// A directory of the mount with this number, which `fd` is on, opened for more than its path, as open_by_handle_at(2) wants it.
+fn mount_of(parent: &Node, number: u64, fd: &OwnedFd) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if parent.key.mount == key.mount {
+    if parent.mount == number {
         let directory = parent.path().ok()?;
         openat(&directory, c".", flags, rustix::fs::Mode::empty()).ok()
     } else {

@@ -177,7 +177,7 @@ impl CrxFs {
 fn timeout(writers: Writers) -> Duration {
     match writers {
         Writers::Guest => GUEST_ONLY,
-        Writers::Both => SHARED,
+        Writers::Both | Writers::Container => SHARED,
     }
 }
 
@@ -185,7 +185,7 @@ fn timeout(writers: Writers) -> Duration {
 pub(super) fn file_cache(node: &Node, fd: &OwnedFd) -> io::Result<OpenOptions> {
     let keep = match node.writers {
         Writers::Guest => true,
-        Writers::Both => {
+        Writers::Both | Writers::Container => {
             let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
             node.same_contents(&stat(fd)?, now.tv_sec)
         }
@@ -423,7 +423,7 @@ impl FileSystem for CrxFs {
         let fd = openat(node.path()?, c".", flags, rustix::fs::Mode::empty())?;
         let options = match node.writers {
             Writers::Guest => OpenOptions::CACHE_DIR | OpenOptions::KEEP_CACHE,
-            Writers::Both => OpenOptions::empty(),
+            Writers::Both | Writers::Container => OpenOptions::empty(),
         };
         Ok((Some(self.files.add_directory(inode, fd)), options))
     }

@@ -93,22 +93,22 @@ fn requests_that_are_there_together_share_one_interrupt() {
 #[test]
 fn a_reset_forgets_nodes_and_handles_and_the_device_starts_again() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, _) = guest.create(rootfs, "a", libc::O_RDWR, 0o644).unwrap();
     guest.activate();
     assert_eq!((guest.files.nodes.len(), guest.files.files.len()), (0, 0));
     guest.init(0);
     assert_eq!(guest.attributes(file.nodeid, None).err(), Some(libc::EBADF));
-    let again = guest.lookup(ROOT_ID, "rootfs").unwrap();
-    assert!(again.nodeid > file.nodeid, "a number was used twice");
+    let again = guest.walk("1/rootfs");
+    assert!(again > file.nodeid, "a number was used twice");
 }
 
 #[test]
 fn the_guest_keeps_its_own_files_long_and_shared_ones_for_a_second() {
     let mut guest = Guest::mounted();
-    std::fs::write(guest.host("rootfs/own"), "x").unwrap();
-    std::fs::write(guest.host("volumes/0/shared"), "x").unwrap();
-    let (rootfs, volume) = (guest.walk("rootfs"), guest.walk("volumes/0"));
+    std::fs::write(guest.host("1/rootfs/own"), "x").unwrap();
+    std::fs::write(guest.host("1/volumes/0/shared"), "x").unwrap();
+    let (rootfs, volume) = (guest.walk("1/rootfs"), guest.walk("1/volumes/0"));
     let own = guest.lookup(rootfs, "own").unwrap();
     let shared = guest.lookup(volume, "shared").unwrap();
     assert_eq!((own.entry_valid, own.attr_valid), (86400, 86400));
@@ -122,9 +122,36 @@ fn the_guest_keeps_its_own_files_long_and_shared_ones_for_a_second() {
 }
 
 #[test]
+fn only_the_root_in_a_containers_directory_is_the_guests_own() {
+    let mut guest = Guest::mounted();
+    for path in ["1/rootfs/rootfs", "1/rootfs2", "1/volumes/rootfs", "1/volumes/0/rootfs", "rootfs/rootfs2"] {
+        std::fs::create_dir_all(guest.host(path)).unwrap();
+    }
+    for (path, seconds) in [
+        ("1", 1),
+        ("1/rootfs", 86400),
+        ("1/rootfs/rootfs", 86400),
+        ("1/rootfs2", 1),
+        ("1/volumes", 1),
+        ("1/volumes/0", 1),
+        ("1/volumes/rootfs", 1),
+        ("1/volumes/0/rootfs", 1),
+        ("rootfs", 1),
+        ("rootfs/rootfs2", 1),
+    ] {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let parent = if parent.is_empty() { ROOT_ID } else { guest.walk(parent) };
+        let entry = guest.lookup(parent, name).unwrap();
+        assert_eq!((entry.entry_valid, entry.attr_valid), (seconds, seconds), "{path}");
+    }
+    let directory = guest.walk("1");
+    assert_eq!(guest.call(Opcode::Lookup, directory, &name_bytes("no")), Err(libc::ENOENT));
+}
+
+#[test]
 fn a_missing_name_is_remembered_only_where_the_host_does_not_write() {
     let mut guest = Guest::mounted();
-    let (rootfs, volume) = (guest.walk("rootfs"), guest.walk("volumes/0"));
+    let (rootfs, volume) = (guest.walk("1/rootfs"), guest.walk("1/volumes/0"));
     let missing: EntryOut = object(&guest.call(Opcode::Lookup, rootfs, &name_bytes("no")).unwrap());
     assert_eq!((missing.nodeid, missing.entry_valid), (0, 86400));
     assert_eq!(guest.call(Opcode::Lookup, volume, &name_bytes("no")), Err(libc::ENOENT));
@@ -134,7 +161,7 @@ fn a_missing_name_is_remembered_only_where_the_host_does_not_write() {
 #[test]
 fn what_the_guests_kernel_can_do_alone_is_left_to_it() {
     let mut guest = Guest::mounted();
-    let node = guest.walk("rootfs");
+    let node = guest.walk("1/rootfs");
     for opcode in [Opcode::Flush, Opcode::Access, Opcode::Getlk, Opcode::Setlk, Opcode::Setlkw, Opcode::Bmap]
     {
         assert_eq!(guest.call(opcode, node, &[0; 64]), Err(libc::ENOSYS), "{opcode:?}");
@@ -147,9 +174,9 @@ fn what_the_guests_kernel_can_do_alone_is_left_to_it() {
 #[test]
 fn pages_of_a_shared_file_are_kept_while_the_host_does_not_touch_it() {
     let mut guest = Guest::mounted();
-    let path = guest.host("volumes/0/a");
+    let path = guest.host("1/volumes/0/a");
     std::fs::write(&path, "text").unwrap();
-    let node = guest.walk("volumes/0/a");
+    let node = guest.walk("1/volumes/0/a");
     let node = guest.files.nodes.get(node).unwrap();
     let stat =
         |path: &std::path::Path| super::super::nodes::stat(std::fs::File::open(path).unwrap()).unwrap();

@@ -56,9 +56,9 @@ fn all(guest: &mut Guest, node: u64, size: u32, plus: bool) -> Vec<Listed> {
 fn ten_thousand_entries_are_each_listed_once() {
     let mut guest = Guest::mounted();
     for index in 0..10_000 {
-        fs::write(guest.host(format!("rootfs/{index}")), "").unwrap();
+        fs::write(guest.host(format!("1/rootfs/{index}")), "").unwrap();
     }
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let mut names: Vec<_> = all(&mut guest, rootfs, 4096, false).into_iter().map(|one| one.name).collect();
     names.sort_unstable();
     names.dedup();
@@ -69,9 +69,9 @@ fn ten_thousand_entries_are_each_listed_once() {
 fn attributes_come_with_a_listing_and_count_as_lookups() {
     let mut guest = Guest::mounted();
     for index in 0..300 {
-        fs::write(guest.host(format!("rootfs/{index}")), "x".repeat(index)).unwrap();
+        fs::write(guest.host(format!("1/rootfs/{index}")), "x".repeat(index)).unwrap();
     }
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let before = guest.files.nodes.len();
     let listed = all(&mut guest, rootfs, 4096, true);
     assert_eq!(listed.len(), 302);
@@ -98,9 +98,9 @@ fn attributes_come_with_a_listing_and_count_as_lookups() {
 fn a_listing_goes_on_from_any_place() {
     let mut guest = Guest::mounted();
     for index in 0..2000 {
-        fs::write(guest.host(format!("rootfs/file-{index}")), "").unwrap();
+        fs::write(guest.host(format!("1/rootfs/file-{index}")), "").unwrap();
     }
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let listed = all(&mut guest, rootfs, 65536, false);
     let fh = guest.opendir(rootfs).unwrap().fh;
     for at in [1500, 3, 1999, 700, 701] {
@@ -117,14 +117,14 @@ fn a_listing_goes_on_from_any_place() {
 fn names_and_inodes_are_those_of_the_host() {
     let mut guest = Guest::mounted();
     let long = "n".repeat(255);
-    fs::write(guest.host("rootfs").join(&long), "").unwrap();
-    fs::create_dir(guest.host("rootfs/\u{1f980} \n")).unwrap();
-    let rootfs = guest.walk("rootfs");
+    fs::write(guest.host("1/rootfs").join(&long), "").unwrap();
+    fs::create_dir(guest.host("1/rootfs/\u{1f980} \n")).unwrap();
+    let rootfs = guest.walk("1/rootfs");
     let listed: BTreeMap<_, _> =
         all(&mut guest, rootfs, 4096, false).into_iter().map(|one| (one.name.clone(), one)).collect();
     let file = &listed[long.as_bytes()];
     assert_eq!(file.dirent.type_, u32::from(libc::DT_REG));
-    assert_eq!(file.dirent.ino, fs::metadata(guest.host("rootfs").join(&long)).unwrap().ino());
+    assert_eq!(file.dirent.ino, fs::metadata(guest.host("1/rootfs").join(&long)).unwrap().ino());
     assert_eq!(listed["\u{1f980} \n".as_bytes()].dirent.type_, u32::from(libc::DT_DIR));
     assert!(guest.lookup(rootfs, &long).is_ok());
     assert_eq!(guest.lookup(rootfs, &"n".repeat(256)).err(), Some(libc::ENAMETOOLONG));
@@ -133,7 +133,7 @@ fn names_and_inodes_are_those_of_the_host() {
 #[test]
 fn directories_are_made_and_removed() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let body = [[0o750_u32.to_le_bytes(), [0; 4]].concat(), name_bytes("d")].concat();
     let made: EntryOut = object(&guest.call(Opcode::Mkdir, rootfs, &body).unwrap());
     assert_eq!(made.attr.mode, libc::S_IFDIR | 0o750);

@@ -55,7 +55,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// A share with an empty `rootfs` and an empty `volumes/0`, mounted.
+    /// A share with an empty `1/rootfs` and an empty `1/volumes/0`, mounted.
     pub(super) fn mounted() -> Self {
         Self::with_descriptors(1000, 1000)
     }
@@ -63,8 +63,8 @@ impl Guest {
     /// As [`Guest::mounted`], with that many descriptors for nodes and open files.
     pub(super) fn with_descriptors(for_nodes: usize, open_files: usize) -> Self {
         let share = tempfile::tempdir().unwrap();
-        std::fs::create_dir(share.path().join("rootfs")).unwrap();
-        std::fs::create_dir_all(share.path().join("volumes/0")).unwrap();
+        std::fs::create_dir_all(share.path().join("1/rootfs")).unwrap();
+        std::fs::create_dir_all(share.path().join("1/volumes/0")).unwrap();
         let config = FsConfig { tag: "crx".to_owned(), root: share.path().to_owned() };
         let mut guest = Self::driver(share, Fs::with_descriptors(config, for_nodes, open_files).unwrap());
         guest.init(u32::MAX >> 2);

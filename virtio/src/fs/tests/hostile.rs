@@ -39,8 +39,8 @@ const BAD_NAMES: [&str; 7] = ["", ".", "..", "/", "../secret", "a/b", "/etc/pass
 fn no_operation_takes_a_name_that_leads_out_of_its_directory() {
     let mut guest = Guest::mounted();
     fs::write(guest.host("secret"), "secret").unwrap();
-    fs::write(guest.host("rootfs/file"), "").unwrap();
-    let (rootfs, file) = (guest.walk("rootfs"), guest.walk("rootfs/file"));
+    fs::write(guest.host("1/rootfs/file"), "").unwrap();
+    let (rootfs, file) = (guest.walk("1/rootfs"), guest.walk("1/rootfs/file"));
     for bad in BAD_NAMES.map(name_bytes) {
         let good = name_bytes("good");
         let mut refused = |opcode: Opcode, body: &[&[u8]]| {
@@ -65,7 +65,7 @@ fn no_operation_takes_a_name_that_leads_out_of_its_directory() {
 #[test]
 fn forged_nodes_and_handles_are_refused() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o600).unwrap();
     let (other, other_fh) = guest.create(rootfs, "b", libc::O_RDWR, 0o600).unwrap();
     for node in [0, 99, u64::MAX, file.nodeid | 1 << 40] {
@@ -97,13 +97,13 @@ fn forged_nodes_and_handles_are_refused() {
 #[test]
 fn forgets_that_were_not_owed_harm_nobody() {
     let mut guest = Guest::mounted();
-    let node = guest.walk("rootfs");
+    let node = guest.walk("1/rootfs");
     guest.forget(ROOT_ID, u64::MAX);
     guest.forget(99, 1);
     guest.forget(node, u64::MAX);
     guest.forget(node, 1);
     assert_eq!(guest.attributes(node, None).err(), Some(libc::EBADF));
-    assert!(guest.lookup(ROOT_ID, "rootfs").unwrap().nodeid > node);
+    assert!(guest.walk("1/rootfs") > node);
 }
 
 #[test]
@@ -111,9 +111,9 @@ fn a_directory_that_the_host_moved_away_has_no_way_up() {
     let mut guest = Guest::mounted();
     let outside = tempfile::tempdir_in(guest.share.path().parent().unwrap()).unwrap();
     fs::write(outside.path().join("secret"), "").unwrap();
-    fs::create_dir(guest.host("rootfs/d")).unwrap();
-    let node = guest.walk("rootfs/d");
-    fs::rename(guest.host("rootfs/d"), outside.path().join("d")).unwrap();
+    fs::create_dir(guest.host("1/rootfs/d")).unwrap();
+    let node = guest.walk("1/rootfs/d");
+    fs::rename(guest.host("1/rootfs/d"), outside.path().join("d")).unwrap();
     for name in ["..", "../secret", "secret"] {
         assert!(guest.lookup(node, name).is_err());
     }
@@ -122,7 +122,7 @@ fn a_directory_that_the_host_moved_away_has_no_way_up() {
 #[test]
 fn sizes_beyond_the_buffers_are_refused_or_cut() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o600).unwrap();
     guest.write(file.nodeid, fh, 0, &[7; 10_000]).unwrap();
     let read = ReadIn { fh, size: u32::MAX, ..Default::default() };
@@ -151,7 +151,7 @@ fn sizes_beyond_the_buffers_are_refused_or_cut() {
 #[test]
 fn messages_that_end_too_early_or_never_are_answered_with_an_error() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let whole = guest.message(Opcode::Lookup as u32, rootfs, &name_bytes("name"));
     for length in 0..whole.len() {
         let reply = guest.raw(REQUESTS, &whole[..length.max(1)], 4096).unwrap();
@@ -247,11 +247,11 @@ fn random_requests_neither_stop_the_device_nor_leave_the_share() {
         let mut guest = Guest::with_descriptors(20, 10);
         let outside = guest.share.path().with_extension("outside");
         fs::write(&outside, "untouched").unwrap();
-        fs::write(guest.host("rootfs/f"), "file").unwrap();
-        std::os::unix::fs::symlink(&outside, guest.host("rootfs/s")).unwrap();
-        std::os::unix::fs::symlink("..", guest.host("rootfs/up")).unwrap();
-        fs::create_dir(guest.host("rootfs/d")).unwrap();
-        for path in ["rootfs/f", "rootfs/s", "rootfs/up", "rootfs/d"] {
+        fs::write(guest.host("1/rootfs/f"), "file").unwrap();
+        std::os::unix::fs::symlink(&outside, guest.host("1/rootfs/s")).unwrap();
+        std::os::unix::fs::symlink("..", guest.host("1/rootfs/up")).unwrap();
+        fs::create_dir(guest.host("1/rootfs/d")).unwrap();
+        for path in ["1/rootfs/f", "1/rootfs/s", "1/rootfs/up", "1/rootfs/d"] {
             guest.walk(path);
         }
         for _ in 0..4_000 {
@@ -264,7 +264,7 @@ fn random_requests_neither_stop_the_device_nor_leave_the_share() {
             }
         }
         assert_eq!(fs::read(&outside).unwrap(), b"untouched");
-        assert!(guest.lookup(ROOT_ID, "rootfs").is_ok() || !guest.host("rootfs").exists());
+        assert!(guest.lookup(ROOT_ID, "1").is_ok() || !guest.host("1").exists());
         fs::remove_file(outside).unwrap();
         // Whatever modes the guest gave: the share must go without root as well.
         let path = guest.share.path();

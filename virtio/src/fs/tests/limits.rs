@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use fuse_backend_rs::abi::fuse_abi::{Opcode, ROOT_ID, SetattrIn, SetattrValid};
+use fuse_backend_rs::abi::fuse_abi::{Opcode, SetattrIn, SetattrValid};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount};
 
 use super::guest::{Guest, name_bytes};
@@ -34,9 +34,9 @@ fn twenty_thousand_nodes_live_under_ten_thousand_descriptors() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
     let mut guest = Guest::with_descriptors(7_000, 2_000);
     for index in 0..20_000 {
-        fs::write(guest.host(format!("rootfs/{index}")), index.to_string()).unwrap();
+        fs::write(guest.host(format!("1/rootfs/{index}")), index.to_string()).unwrap();
     }
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let nodes: Vec<u64> =
         (0..20_000).map(|index| guest.lookup(rootfs, &index.to_string()).unwrap().nodeid).collect();
     assert!(guest.files.nodes.len() > 20_000);
@@ -52,15 +52,15 @@ fn twenty_thousand_nodes_live_under_ten_thousand_descriptors() {
     for node in nodes {
         guest.forget(node, 1);
     }
-    assert_eq!(guest.files.nodes.len(), 1);
+    assert_eq!(guest.files.nodes.len(), 2, "1 and its rootfs");
     assert!(fs::read_dir("/proc/self/fd").unwrap().count() < 100);
 }
 
 /// A guest whose nodes have no descriptors but the first two.
 fn by_handles() -> Guest {
     let mut guest = Guest::with_descriptors(2, 100);
-    guest.walk("rootfs");
-    guest.walk("volumes");
+    guest.walk("1/rootfs");
+    guest.walk("1/volumes");
     guest
 }
 
@@ -70,20 +70,20 @@ fn a_node_without_a_descriptor_can_do_what_others_can() {
         return;
     }
     let mut guest = by_handles();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o600).unwrap();
     assert!(!guest.files.nodes.get(file.nodeid).unwrap().holds_descriptor());
     guest.write(file.nodeid, fh, 0, b"text").unwrap();
     guest.caller = (5, 5);
     let body = [[0o700_u32.to_le_bytes(), [0; 4]].concat(), name_bytes("d")].concat();
     guest.call(Opcode::Mkdir, rootfs, &body).unwrap();
-    let directory = guest.walk("rootfs/d");
+    let directory = guest.walk("1/rootfs/d");
     guest.create(directory, "inner", libc::O_RDWR, 0o600).unwrap();
     let body = [file.nodeid.to_le_bytes().as_slice(), &name_bytes("b")].concat();
     guest.call(Opcode::Link, directory, &body).unwrap();
     let body = [name_bytes("l"), name_bytes("target")].concat();
     guest.call(Opcode::Symlink, directory, &body).unwrap();
-    let link = guest.walk("rootfs/d/l");
+    let link = guest.walk("1/rootfs/d/l");
     assert_eq!(guest.call(Opcode::Readlink, link, &[]).unwrap(), b"target");
     let set = [5_u32.to_le_bytes(), [0; 4]].concat();
     let body = [set, name_bytes("user.a"), b"value".to_vec()].concat();
@@ -110,16 +110,16 @@ fn a_new_file_is_never_taken_for_a_removed_one() {
         return;
     }
     let mut guest = by_handles();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let mut seen = std::collections::HashSet::new();
     let mut reused = false;
     let mut inodes = std::collections::HashSet::new();
     for _ in 0..200 {
-        fs::write(guest.host("rootfs/a"), "").unwrap();
-        reused |= !inodes.insert(fs::metadata(guest.host("rootfs/a")).unwrap().ino());
+        fs::write(guest.host("1/rootfs/a"), "").unwrap();
+        reused |= !inodes.insert(fs::metadata(guest.host("1/rootfs/a")).unwrap().ino());
         let node = guest.lookup(rootfs, "a").unwrap().nodeid;
         assert!(seen.insert(node), "node {node} is two files");
-        fs::remove_file(guest.host("rootfs/a")).unwrap();
+        fs::remove_file(guest.host("1/rootfs/a")).unwrap();
     }
     if !reused {
         eprintln!("this file system did not reuse an inode number");
@@ -131,14 +131,14 @@ fn a_new_file_is_never_taken_for_a_removed_one() {
 #[test]
 fn a_guest_cannot_open_files_without_end() {
     let mut guest = Guest::with_descriptors(100, 5);
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     for index in 0..5 {
         guest.create(rootfs, &index.to_string(), libc::O_RDWR, 0o600).unwrap();
     }
     assert_eq!(guest.create(rootfs, "5", libc::O_RDWR, 0o600).err(), Some(libc::ENFILE));
-    assert!(!guest.host("rootfs/5").exists());
+    assert!(!guest.host("1/rootfs/5").exists());
     assert_eq!(guest.opendir(rootfs).err(), Some(libc::ENFILE));
-    let node = guest.walk("rootfs/0");
+    let node = guest.walk("1/rootfs/0");
     assert_eq!(guest.open(node, libc::O_RDONLY).err(), Some(libc::ENFILE));
 }
 
@@ -148,19 +148,22 @@ fn inodes_of_several_file_systems_do_not_meet() {
         return;
     }
     let mut guest = Guest::mounted();
-    let _first = tmpfs(guest.host("volumes/1"));
-    let _second = tmpfs(guest.host("volumes/2"));
-    for volume in ["volumes/1", "volumes/2"] {
+    let _first = tmpfs(guest.host("1/volumes/1"));
+    let _second = tmpfs(guest.host("1/volumes/2"));
+    for volume in ["1/volumes/1", "1/volumes/2"] {
         fs::write(guest.host(format!("{volume}/a")), volume).unwrap();
     }
-    let host = ["volumes/1/a", "volumes/2/a"].map(|path| fs::metadata(guest.host(path)).unwrap().ino());
-    let nodes = ["volumes/1/a", "volumes/2/a"].map(|path| guest.walk(path));
+    let host = ["1/volumes/1/a", "1/volumes/2/a"].map(|path| fs::metadata(guest.host(path)).unwrap().ino());
+    let nodes = ["1/volumes/1/a", "1/volumes/2/a"].map(|path| guest.walk(path));
     assert_eq!(host[0], host[1], "two fresh tmpfs number alike");
     assert_ne!(nodes[0], nodes[1]);
     let inodes = nodes.map(|node| guest.attributes(node, None).unwrap().ino);
     assert_ne!(inodes[0], inodes[1]);
-    let rootfs = guest.lookup(ROOT_ID, "rootfs").unwrap();
-    assert_eq!(rootfs.attr.ino, fs::metadata(guest.host("rootfs")).unwrap().ino());
+    let rootfs = guest.walk("1/rootfs");
+    assert_eq!(
+        guest.attributes(rootfs, None).unwrap().ino,
+        fs::metadata(guest.host("1/rootfs")).unwrap().ino()
+    );
 }
 
 #[test]
@@ -169,20 +172,65 @@ fn a_directory_bound_twice_keeps_the_rights_of_each_mount() {
         return;
     }
     let mut guest = Guest::mounted();
-    fs::create_dir(guest.host("volumes/1")).unwrap();
-    fs::write(guest.host("volumes/0/a"), "text").unwrap();
-    mount_bind(guest.host("volumes/0"), guest.host("volumes/1")).unwrap();
-    let mounted = Mounted(guest.host("volumes/1"));
+    fs::create_dir(guest.host("1/volumes/1")).unwrap();
+    fs::write(guest.host("1/volumes/0/a"), "text").unwrap();
+    mount_bind(guest.host("1/volumes/0"), guest.host("1/volumes/1")).unwrap();
+    let mounted = Mounted(guest.host("1/volumes/1"));
     mount_remount(&mounted.0, MountFlags::BIND | MountFlags::RDONLY, "").unwrap();
-    let (writable, read_only) = (guest.walk("volumes/0"), guest.walk("volumes/1"));
+    let (writable, read_only) = (guest.walk("1/volumes/0"), guest.walk("1/volumes/1"));
     assert_ne!(writable, read_only);
-    let file = guest.walk("volumes/0/a");
+    let file = guest.walk("1/volumes/0/a");
     assert!(guest.open(file, libc::O_RDWR).is_ok());
-    let file = guest.walk("volumes/1/a");
+    let file = guest.walk("1/volumes/1/a");
     assert_eq!(guest.open(file, libc::O_RDWR).err(), Some(libc::EROFS));
     assert!(guest.open(file, libc::O_RDONLY).is_ok());
     assert_eq!(guest.create(read_only, "b", libc::O_RDWR, 0o600).err(), Some(libc::EROFS));
     assert!(guest.create(writable, "b", libc::O_RDWR, 0o600).is_ok());
     let body = [file.to_le_bytes().as_slice(), &name_bytes("c")].concat();
     assert_eq!(guest.call(Opcode::Link, writable, &body), Err(libc::EXDEV));
+}
+
+/// A directory of the host as the root of a container.
+fn root_of(guest: &Guest, number: u32, directory: &std::path::Path) -> Mounted {
+    let path = guest.host(format!("{number}/rootfs"));
+    fs::create_dir_all(&path).unwrap();
+    mount_bind(directory, &path).unwrap();
+    Mounted(path)
+}
+
+/// Takes a container out of the share.
+fn remove(root: Mounted) {
+    let path = root.0.clone();
+    drop(root);
+    fs::remove_dir(&path).unwrap();
+}
+
+#[test]
+fn containers_with_the_same_root_have_the_same_nodes() {
+    if !super::root() {
+        return;
+    }
+    // With descriptors, and without any.
+    for for_nodes in [1000, 0] {
+        let mut guest = Guest::with_descriptors(for_nodes, 1000);
+        let image = tempfile::tempdir().unwrap();
+        fs::write(image.path().join("a"), "text").unwrap();
+        let (second, third) = (root_of(&guest, 2, image.path()), root_of(&guest, 3, image.path()));
+        assert_ne!(guest.walk("1/rootfs"), guest.walk("2/rootfs"));
+        assert_eq!(guest.walk("2/rootfs"), guest.walk("3/rootfs"), "cached for a day under one name only");
+        let file = guest.walk("2/rootfs/a");
+        assert_eq!(guest.walk("3/rootfs/a"), file);
+        // It stays the same while any of them is there.
+        remove(second);
+        let fourth = root_of(&guest, 4, image.path());
+        assert_eq!(guest.walk("4/rootfs/a"), file);
+        let fh = guest.open(file, libc::O_RDONLY).unwrap().fh;
+        assert_eq!(guest.read(file, fh, 0, 9).unwrap(), b"text");
+        remove(third);
+        assert_eq!(guest.walk("4/rootfs/a"), file);
+        // Later the host may have changed it.
+        remove(fourth);
+        let _fifth = root_of(&guest, 5, image.path());
+        assert_ne!(guest.walk("5/rootfs/a"), file);
+    }
 }

@@ -15,7 +15,7 @@ fn host_mode(guest: &Guest, path: &str) -> u32 {
 #[test]
 fn what_is_made_belongs_to_the_caller_with_exactly_the_mode_it_sent() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, _) = guest.create(rootfs, "a", libc::O_RDWR, 0o666).unwrap();
     // The guest has applied its umask; the VMM's counts nothing.
     assert_eq!(file.attr.mode & 0o7777, 0o666);
@@ -45,10 +45,10 @@ fn a_caller_with_rights_from_another_group_may_create() {
         return;
     }
     let mut guest = Guest::mounted();
-    fs::create_dir(guest.host("rootfs/team")).unwrap();
-    chown(guest.host("rootfs/team"), Some(0), Some(4242)).unwrap();
-    fs::set_permissions(guest.host("rootfs/team"), fs::Permissions::from_mode(0o2770)).unwrap();
-    let team = guest.walk("rootfs/team");
+    fs::create_dir(guest.host("1/rootfs/team")).unwrap();
+    chown(guest.host("1/rootfs/team"), Some(0), Some(4242)).unwrap();
+    fs::set_permissions(guest.host("1/rootfs/team"), fs::Permissions::from_mode(0o2770)).unwrap();
+    let team = guest.walk("1/rootfs/team");
     // The guest's kernel has checked that 1000 is in group 4242; the message does not say so.
     guest.caller = (1000, 1000);
     let (file, _) = guest.create(team, "a", libc::O_RDWR, 0o660).unwrap();
@@ -64,8 +64,8 @@ fn owner_and_mode_change_and_an_owner_change_clears_set_user_id() {
         return;
     }
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "").unwrap();
-    let node = guest.walk("rootfs/a");
+    fs::write(guest.host("1/rootfs/a"), "").unwrap();
+    let node = guest.walk("1/rootfs/a");
     let mode = SetattrIn { valid: SetattrValid::MODE.bits(), mode: 0o106755, ..Default::default() };
     assert_eq!(guest.set(node, mode).unwrap().attr.mode & 0o7777, 0o6755);
     let owner = SetattrIn {
@@ -89,15 +89,15 @@ fn the_owner_of_a_symbolic_link_changes_and_not_that_of_its_target() {
         return;
     }
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "").unwrap();
-    std::os::unix::fs::symlink("a", guest.host("rootfs/l")).unwrap();
-    let node = guest.walk("rootfs/l");
+    fs::write(guest.host("1/rootfs/a"), "").unwrap();
+    std::os::unix::fs::symlink("a", guest.host("1/rootfs/l")).unwrap();
+    let node = guest.walk("1/rootfs/l");
     let owner = SetattrIn { valid: SetattrValid::UID.bits(), uid: 7, ..Default::default() };
     assert_eq!(guest.set(node, owner).unwrap().attr.uid, 7);
-    assert_eq!(fs::metadata(guest.host("rootfs/a")).unwrap().uid(), 0);
+    assert_eq!(fs::metadata(guest.host("1/rootfs/a")).unwrap().uid(), 0);
     let times = SetattrIn { valid: SetattrValid::MTIME.bits(), mtime: 77, ..Default::default() };
     assert_eq!(guest.set(node, times).unwrap().attr.mtime, 77);
-    assert_ne!(fs::metadata(guest.host("rootfs/a")).unwrap().mtime(), 77);
+    assert_ne!(fs::metadata(guest.host("1/rootfs/a")).unwrap().mtime(), 77);
     let mode = SetattrIn { valid: SetattrValid::MODE.bits(), mode: 0o600, ..Default::default() };
     assert_eq!(guest.set(node, mode).err(), Some(libc::EOPNOTSUPP));
 }
@@ -105,21 +105,21 @@ fn the_owner_of_a_symbolic_link_changes_and_not_that_of_its_target() {
 #[test]
 fn a_write_clears_set_user_id_when_the_guest_says_so_and_only_then() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "text").unwrap();
-    let node = guest.walk("rootfs/a");
+    fs::write(guest.host("1/rootfs/a"), "text").unwrap();
+    let node = guest.walk("1/rootfs/a");
     let set = |guest: &Guest| {
-        fs::set_permissions(guest.host("rootfs/a"), fs::Permissions::from_mode(0o6755)).unwrap();
+        fs::set_permissions(guest.host("1/rootfs/a"), fs::Permissions::from_mode(0o6755)).unwrap();
     };
     let fh = guest.open(node, libc::O_RDWR).unwrap().fh;
     if super::root() {
         set(&guest);
         guest.write(node, fh, 0, b"x").unwrap();
-        assert_eq!(host_mode(&guest, "rootfs/a"), 0o6755);
+        assert_eq!(host_mode(&guest, "1/rootfs/a"), 0o6755);
     }
     set(&guest);
     let kill = WriteIn { fh, fuse_flags: 4, ..Default::default() };
     guest.write_with(node, kill, b"x").unwrap();
-    assert_eq!(host_mode(&guest, "rootfs/a"), 0o755);
+    assert_eq!(host_mode(&guest, "1/rootfs/a"), 0o755);
 
     set(&guest);
     let shorter = SetattrIn {
@@ -128,10 +128,10 @@ fn a_write_clears_set_user_id_when_the_guest_says_so_and_only_then() {
         ..Default::default()
     };
     guest.set(node, shorter).unwrap();
-    assert_eq!(host_mode(&guest, "rootfs/a"), 0o755);
+    assert_eq!(host_mode(&guest, "1/rootfs/a"), 0o755);
 
     set(&guest);
     let open = OpenIn { flags: (libc::O_WRONLY | libc::O_TRUNC) as u32, fuse_flags: 1 };
     guest.call(Opcode::Open, node, open.as_slice()).unwrap();
-    assert_eq!(host_mode(&guest, "rootfs/a"), 0o755);
+    assert_eq!(host_mode(&guest, "1/rootfs/a"), 0o755);
 }

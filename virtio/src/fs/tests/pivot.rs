@@ -17,7 +17,7 @@ fn a_share_is_served_from_inside_it_without_proc() {
     let share = tempfile::tempdir().unwrap();
     let path = share.path().to_owned();
     let outside = path.clone();
-    fs::create_dir(path.join("rootfs")).unwrap();
+    fs::create_dir_all(path.join("1/rootfs")).unwrap();
     let moved = std::thread::spawn(move || {
         // Only this thread, and those that it starts, move.
         unshare_mounts().unwrap();
@@ -27,7 +27,7 @@ fn a_share_is_served_from_inside_it_without_proc() {
         rustix::process::chdir(&path).unwrap();
         rustix::process::pivot_root(".", ".").unwrap();
         unmount(".", UnmountFlags::DETACH).unwrap();
-        assert!(fs::metadata("/proc").is_err() && fs::metadata("/rootfs").is_ok());
+        assert!(fs::metadata("/proc").is_err() && fs::metadata("/1/rootfs").is_ok());
         let mut guest = Guest::driver(share, device);
         guest.init(u32::MAX >> 2);
         use_all_ways(&mut guest);
@@ -39,7 +39,7 @@ fn a_share_is_served_from_inside_it_without_proc() {
 
 /// One operation of each way to a file: by parent, by descriptor, by the directory of descriptors, by handle.
 fn use_all_ways(guest: &mut Guest) {
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o600).unwrap();
     guest.write(file.nodeid, fh, 0, b"text").unwrap();
     let again = guest.open(file.nodeid, libc::O_RDONLY).unwrap().fh;
@@ -50,7 +50,7 @@ fn use_all_ways(guest: &mut Guest) {
     assert_eq!(guest.set(file.nodeid, mode).unwrap().attr.mode & 0o777, 0o640);
     let body = [file.nodeid.to_le_bytes().as_slice(), &name_bytes("b")].concat();
     guest.call(Opcode::Link, rootfs, &body).unwrap();
-    assert_eq!(fs::read("/rootfs/b").unwrap(), b"text");
+    assert_eq!(fs::read("/1/rootfs/b").unwrap(), b"text");
     assert!(guest.opendir(rootfs).is_ok());
     for name in ["a", "b"] {
         guest.call(Opcode::Unlink, rootfs, &name_bytes(name)).unwrap();

@@ -13,11 +13,11 @@ use super::guest::{Guest, name_bytes, object};
 #[test]
 fn what_is_written_is_read_in_pieces_of_a_mebibyte() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o640).unwrap();
     let data: Vec<u8> = (0..1 << 20_u32).map(|at| (at % 251) as u8).collect();
     assert_eq!(guest.write(file.nodeid, fh, 5, &data), Ok(1 << 20));
-    assert_eq!(fs::metadata(guest.host("rootfs/a")).unwrap().len(), 5 + (1 << 20));
+    assert_eq!(fs::metadata(guest.host("1/rootfs/a")).unwrap().len(), 5 + (1 << 20));
     assert_eq!(guest.read(file.nodeid, fh, 5, 1 << 20).unwrap(), data);
     assert_eq!(guest.read(file.nodeid, fh, 1 << 20, 4096).unwrap(), data[(1 << 20) - 5..]);
     assert_eq!(guest.read(file.nodeid, fh, 1 << 30, 4096).unwrap(), b"");
@@ -28,8 +28,8 @@ fn what_is_written_is_read_in_pieces_of_a_mebibyte() {
 #[test]
 fn access_modes_are_those_of_the_open() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "text").unwrap();
-    let node = guest.walk("rootfs/a");
+    fs::write(guest.host("1/rootfs/a"), "text").unwrap();
+    let node = guest.walk("1/rootfs/a");
     let reader = guest.open(node, libc::O_RDONLY).unwrap().fh;
     let writer = guest.open(node, libc::O_WRONLY).unwrap().fh;
     assert_eq!(guest.write(node, reader, 0, b"x"), Err(libc::EBADF));
@@ -42,22 +42,22 @@ fn access_modes_are_those_of_the_open() {
 #[test]
 fn an_append_goes_to_the_end_that_the_host_sees() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("volumes/0/log"), "one ").unwrap();
-    let node = guest.walk("volumes/0/log");
+    fs::write(guest.host("1/volumes/0/log"), "one ").unwrap();
+    let node = guest.walk("1/volumes/0/log");
     let fh = guest.open(node, libc::O_WRONLY | libc::O_APPEND).unwrap().fh;
-    fs::write(guest.host("volumes/0/log"), "one two ").unwrap();
+    fs::write(guest.host("1/volumes/0/log"), "one two ").unwrap();
     let append = WriteIn { fh, offset: 4, flags: libc::O_APPEND as u32, ..Default::default() };
     assert_eq!(guest.write_with(node, append, b"three"), Ok(5));
-    assert_eq!(fs::read(guest.host("volumes/0/log")).unwrap(), b"one two three");
+    assert_eq!(fs::read(guest.host("1/volumes/0/log")).unwrap(), b"one two three");
     // fcntl(F_SETFL) took the flag away.
     assert_eq!(guest.write(node, fh, 0, b"ONE"), Ok(3));
-    assert_eq!(fs::read(guest.host("volumes/0/log")).unwrap(), b"ONE two three");
+    assert_eq!(fs::read(guest.host("1/volumes/0/log")).unwrap(), b"ONE two three");
 }
 
 #[test]
 fn a_file_without_a_name_lives_until_it_is_released() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR, 0o600).unwrap();
     guest.call(Opcode::Unlink, rootfs, &name_bytes("a")).unwrap();
     assert_eq!(guest.write(file.nodeid, fh, 0, b"still here"), Ok(10));
@@ -74,22 +74,22 @@ fn a_file_without_a_name_lives_until_it_is_released() {
 #[test]
 fn renaming_over_an_open_file_leaves_it_to_its_users() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/old"), "old").unwrap();
-    fs::write(guest.host("rootfs/new"), "new").unwrap();
-    let rootfs = guest.walk("rootfs");
-    let old = guest.walk("rootfs/old");
+    fs::write(guest.host("1/rootfs/old"), "old").unwrap();
+    fs::write(guest.host("1/rootfs/new"), "new").unwrap();
+    let rootfs = guest.walk("1/rootfs");
+    let old = guest.walk("1/rootfs/old");
     let fh = guest.open(old, libc::O_RDONLY).unwrap().fh;
     let body = [rootfs.to_le_bytes().as_slice(), &name_bytes("new"), &name_bytes("old")].concat();
     guest.call(Opcode::Rename, rootfs, &body).unwrap();
     assert_eq!(guest.read(old, fh, 0, 10).unwrap(), b"old");
-    assert_eq!(fs::read(guest.host("rootfs/old")).unwrap(), b"new");
-    assert_ne!(guest.walk("rootfs/old"), old);
+    assert_eq!(fs::read(guest.host("1/rootfs/old")).unwrap(), b"new");
+    assert_ne!(guest.walk("1/rootfs/old"), old);
 }
 
 #[test]
 fn holes_are_made_and_found() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let (file, fh) = guest.create(rootfs, "sparse", libc::O_RDWR, 0o600).unwrap();
     let node = file.nodeid;
     guest.write(node, fh, 0, &[1; 65536]).unwrap();
@@ -111,7 +111,7 @@ fn holes_are_made_and_found() {
     assert_eq!(fallocate(&mut guest, punch, 0, 32768), Ok(()));
     assert_eq!(seek(&mut guest, 0, libc::SEEK_DATA), Ok(32768));
     assert_eq!(fallocate(&mut guest, 0, 0, 4 << 20), Ok(()));
-    let size = fs::metadata(guest.host("rootfs/sparse")).unwrap().size();
+    let size = fs::metadata(guest.host("1/rootfs/sparse")).unwrap().size();
     assert_eq!(size, 4 << 20);
     assert_eq!(fallocate(&mut guest, libc::FALLOC_FL_COLLAPSE_RANGE, 0, 4096), Err(libc::EOPNOTSUPP));
     assert_eq!(fallocate(&mut guest, 0, u64::MAX, 4096), Err(libc::EINVAL));
@@ -120,8 +120,8 @@ fn holes_are_made_and_found() {
 #[test]
 fn times_and_sizes_are_set_as_asked() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "text").unwrap();
-    let node = guest.walk("rootfs/a");
+    fs::write(guest.host("1/rootfs/a"), "text").unwrap();
+    let node = guest.walk("1/rootfs/a");
     let change = SetattrIn {
         valid: (SetattrValid::MTIME | SetattrValid::SIZE).bits(),
         size: 2,
@@ -129,10 +129,10 @@ fn times_and_sizes_are_set_as_asked() {
         mtimensec: 123_456_789,
         ..Default::default()
     };
-    let before = fs::metadata(guest.host("rootfs/a")).unwrap();
+    let before = fs::metadata(guest.host("1/rootfs/a")).unwrap();
     let attr = guest.set(node, change).unwrap().attr;
     assert_eq!((attr.size, attr.mtime, attr.mtimensec), (2, 1_000_000, 123_456_789));
-    let after = fs::metadata(guest.host("rootfs/a")).unwrap();
+    let after = fs::metadata(guest.host("1/rootfs/a")).unwrap();
     assert_eq!((after.atime(), after.atime_nsec()), (before.atime(), before.atime_nsec()));
     let now =
         SetattrIn { valid: (SetattrValid::MTIME | SetattrValid::MTIME_NOW).bits(), ..Default::default() };
@@ -144,7 +144,7 @@ fn times_and_sizes_are_set_as_asked() {
 #[test]
 fn statfs_and_fsync_reach_the_host() {
     let mut guest = Guest::mounted();
-    let rootfs = guest.walk("rootfs");
+    let rootfs = guest.walk("1/rootfs");
     let out: Kstatfs = object(&guest.call(Opcode::Statfs, ROOT_ID, &[]).unwrap());
     assert!(out.blocks > 0 && out.namelen == 255 && out.bsize >= 512);
     let (file, fh) = guest.create(rootfs, "a", libc::O_RDWR | libc::O_SYNC, 0o600).unwrap();
@@ -160,10 +160,10 @@ fn statfs_and_fsync_reach_the_host() {
 #[test]
 fn a_host_reads_what_the_guest_wrote_at_once() {
     let mut guest = Guest::mounted();
-    let volume = guest.walk("volumes/0");
+    let volume = guest.walk("1/volumes/0");
     let (file, fh) = guest.create(volume, "a", libc::O_RDWR, 0o600).unwrap();
     guest.write(file.nodeid, fh, 0, b"from the guest").unwrap();
-    let host = fs::File::options().read(true).write(true).open(guest.host("volumes/0/a")).unwrap();
+    let host = fs::File::options().read(true).write(true).open(guest.host("1/volumes/0/a")).unwrap();
     let mut read = [0; 14];
     host.read_exact_at(&mut read, 0).unwrap();
     assert_eq!(&read, b"from the guest");

@@ -25,8 +25,8 @@ fn list(guest: &mut Guest, node: u64, size: u32) -> Reply<Vec<u8>> {
 #[test]
 fn user_attributes_are_set_read_listed_and_removed() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "").unwrap();
-    for path in ["rootfs/a", "rootfs"] {
+    fs::write(guest.host("1/rootfs/a"), "").unwrap();
+    for path in ["1/rootfs/a", "1/rootfs"] {
         let node = guest.walk(path);
         assert_eq!(get(&mut guest, node, "user.a", 100), Err(libc::ENODATA));
         set(&mut guest, node, "user.a", b"value\0with zero", 0).unwrap();
@@ -49,7 +49,7 @@ fn user_attributes_are_set_read_listed_and_removed() {
 #[test]
 fn attributes_of_the_hosts_security_stay_the_hosts() {
     let mut guest = Guest::mounted();
-    let node = guest.walk("rootfs");
+    let node = guest.walk("1/rootfs");
     for name in ["security.selinux", "system.posix_acl_access", "system.posix_acl_default", "other.a"] {
         assert_eq!(set(&mut guest, node, name, b"x", 0), Err(libc::EOPNOTSUPP), "{name}");
         assert_eq!(get(&mut guest, node, name, 100), Err(libc::EOPNOTSUPP), "{name}");
@@ -63,9 +63,9 @@ fn root_sets_capabilities_and_trusted_attributes_and_a_write_clears_the_former()
         return;
     }
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "").unwrap();
-    std::os::unix::fs::symlink("a", guest.host("rootfs/l")).unwrap();
-    let (file, link) = (guest.walk("rootfs/a"), guest.walk("rootfs/l"));
+    fs::write(guest.host("1/rootfs/a"), "").unwrap();
+    std::os::unix::fs::symlink("a", guest.host("1/rootfs/l")).unwrap();
+    let (file, link) = (guest.walk("1/rootfs/a"), guest.walk("1/rootfs/l"));
     // VFS_CAP_REVISION_2 with CAP_NET_RAW permitted and effective.
     let mut capability = [0; 20];
     capability[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
@@ -86,8 +86,8 @@ fn root_sets_capabilities_and_trusted_attributes_and_a_write_clears_the_former()
 #[test]
 fn sizes_that_lie_are_refused() {
     let mut guest = Guest::mounted();
-    fs::write(guest.host("rootfs/a"), "").unwrap();
-    let node = guest.walk("rootfs/a");
+    fs::write(guest.host("1/rootfs/a"), "").unwrap();
+    let node = guest.walk("1/rootfs/a");
     let lie = [SetxattrIn { size: 1000, flags: 0 }.as_slice(), &name_bytes("user.a"), b"short"].concat();
     assert_eq!(guest.call(Opcode::Setxattr, node, &lie), Err(libc::EINVAL));
     assert_eq!(set(&mut guest, node, "user.a", &vec![0; 100_000], 0), Err(libc::E2BIG));

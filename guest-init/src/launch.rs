@@ -62,7 +62,7 @@ impl Session<'_> {
         let (streams, mut relays) = stdio::streams(terminal, connections.finish()?)?;
         self.stage(owns_pod, Stage::Shared);
         self.remove_left_over();
-        let at_once = start && container::may_share_memory(plan);
+        let at_once = start && container::may_share_memory(plan, owns_pod);
         let link = if at_once && !terminal { None } else { Some(Link::pair()?) };
         let prepared = Prepared::new(plan, owns_pod, &mut self.pod)?;
         self.stage(owns_pod, Stage::Cgroup);

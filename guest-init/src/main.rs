@@ -27,9 +27,20 @@ mod table;
 mod terminal;
 
 use crx_proto::Stage;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+/// Keeps processes of containers out of this one and of what it clones: until a clone executes its program it has
+/// PID 1's memory or a copy of it, with the plans of other containers, and may not have its seccomp filter yet.
+/// ptrace(2), and what asks for the same right (/proc/PID/mem, fd, environ), then wants CAP_SYS_PTRACE of the pod's
+/// own user namespace; newer kernels let CAP_PERFMON and CAP_SYS_ADMIN read environ.
+fn hide_memory() {
+    // It fails only for a value that the kernel does not know.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
 
 /// Everything PID 1 does, from the kernel's first instruction in it to power-off.
 fn boot() -> ! {
+    hide_memory();
     let started_ns = clock::monotonic_ns();
     sys::open_standard_streams();
     let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };

@@ -25,7 +25,7 @@ mod user;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crx_proto::{BindSource, MountKind, Namespace, NamespaceKind, Plan, StartError, UserMappings};
+use crx_proto::{BindSource, MountKind, NamespaceKind, Plan, StartError, UserMappings};
 use rustix::thread::ThreadNameSpaceType;
 
 pub(crate) use self::cgroup::Cgroup;
@@ -218,10 +218,12 @@ impl<'p> Prepared<'p> {
 }
 
 /// The first process may share PID 1's memory until its program: nothing keeps it waiting on the way, PID 1 has
-/// nothing to do for it meanwhile, and no other process of a container sees it.
-pub(crate) fn may_share_memory(plan: &Plan) -> bool {
-    let joins_pid = |namespace: &Namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_some();
-    plan.start_hooks.is_empty() && plan.user_mappings.is_none() && !plan.namespaces.iter().any(joins_pid)
+/// nothing to do for it meanwhile, and no other process of a container sees it: it has a PID namespace of its own, or
+/// is the pod's first one, in the pod's.
+pub(crate) fn may_share_memory(plan: &Plan, owns_pod: bool) -> bool {
+    let mut pid = plan.namespaces.iter().filter(|namespace| namespace.kind == NamespaceKind::Pid);
+    let is_unseen = pid.next().map_or(owns_pod, |namespace| namespace.path.is_none());
+    plan.start_hooks.is_empty() && plan.user_mappings.is_none() && is_unseen
 }
 
 /// Mounts the pod's own file systems that the plan refers to.

@@ -145,7 +145,7 @@ impl Share {
         let streams = Streams::Pipes { stdin, stdout, stderr };
         let prepared = Prepared::new(plan, true, &mut pod)?;
         let share = pod.share_of(ProcessId(1));
-        let (made, error) = if may_share_memory(plan) {
+        let (made, error) = if may_share_memory(plan, true) {
             prepared.start(&share, &streams, None)?
         } else {
             let (ours, theirs) = Link::pair()?;
@@ -434,6 +434,18 @@ fn a_time_namespace_has_clocks_of_its_own() {
     rustix::fs::rmdir(share.cgroup(&share.id)).unwrap();
     let error = share.run(&plan).unwrap_err();
     assert_eq!(error.message, "linux.timeOffsets: set: Numerical result out of range");
+}
+
+#[test]
+fn memory_is_shared_only_with_what_no_other_container_sees() {
+    let Some(share) = Share::new() else { return };
+    let mut plan = share.plan("");
+    assert!(may_share_memory(&plan, true) && may_share_memory(&plan, false));
+    plan.namespaces[0].path = Some("/proc/self/ns/pid".to_owned());
+    assert!(!may_share_memory(&plan, true) && !may_share_memory(&plan, false));
+    // The pod's PID namespace: the first container is alone in it.
+    plan.namespaces.remove(0);
+    assert!(may_share_memory(&plan, true) && !may_share_memory(&plan, false));
 }
 
 #[test]

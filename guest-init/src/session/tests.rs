@@ -69,6 +69,7 @@ impl TestPod {
             let guest = std::os::fd::OwnedFd::from(guest);
             sys::close_others(&[std::os::fd::AsFd::as_fd(&guest)]).unwrap();
             set_child_subreaper(Some(getpid())).unwrap();
+            crate::hide_memory();
             let connect = |port: u32| {
                 let stream = UnixStream::connect(directory.join(port.to_string()))?;
                 stream.set_nonblocking(true)?;

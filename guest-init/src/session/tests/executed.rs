@@ -1,6 +1,6 @@
 //! Processes executed in a container.
 
-use crx_proto::{Capabilities, Rlimit, Seccomp, SockFilter};
+use crx_proto::{Capabilities, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock};
 
 use super::*;
 
@@ -238,4 +238,61 @@ fn hooks_run_in_the_container_between_start_and_its_program() {
         let message = "hooks.startContainer[1] (/bin/sh): it failed: exit status: 9".to_owned();
         assert_eq!(pod.expect_failure(SECOND), (1, message));
     }
+}
+
+#[test]
+fn a_process_on_its_way_to_its_program_shows_nothing_to_its_equals() {
+    let Some(mut pod) = TestPod::new() else { return };
+    let mut plan = pod.share.plan("exec sleep 100000");
+    // Whoever has CAP_SYS_PTRACE, CAP_PERFMON or CAP_SYS_ADMIN of the pod may look into every process.
+    let powers = [19, 38, 21].iter().fold(0, |set, bit| set | 1_u64 << bit);
+    let all = plan.process.capabilities.permitted & !powers;
+    let capabilities = Capabilities { bounding: all, effective: all, permitted: all, ..Default::default() };
+    plan.process.capabilities = capabilities.clone();
+    let _first = pod.create(FIRST, false, plan);
+    pod.expect_created(FIRST);
+    let look = "cat /proc/1/environ; readlink /proc/1/fd/0; true < /proc/1/mem && echo memory; id -u";
+    let run = |pod: &mut TestPod| {
+        let mut plan = pod.script(&format!("({look}) 2>/dev/null"));
+        plan.process.capabilities = capabilities.clone();
+        let mut streams = pod.execute(EXECUTED, plan);
+        pod.expect_started(EXECUTED);
+        let output = streams.output();
+        pod.expect_exit(EXECUTED, 0);
+        output
+    };
+    assert_eq!(run(&mut pod), "0\n", "it waits at the gate");
+    pod.send(&HostMessage::Start(FIRST));
+    assert_eq!(pod.hear(), GuestMessage::Started(FIRST));
+    let output = run(&mut pod);
+    assert!(output.contains("PATH=") && output.contains("pipe:") && output.contains("memory"), "{output}");
+}
+
+#[test]
+fn a_user_namespace_with_clocks_of_its_own_is_made_and_executed_in() {
+    let Some(mut pod) = TestPod::new() else { return };
+    let plan = pod.share.plan("cat /proc/self/oom_score_adj /proc/self/timens_offsets; exec sleep 100000");
+    let mut plan = crate::container::tests::in_user_namespace(&pod.share, plan);
+    plan.namespaces.push(Namespace { kind: NamespaceKind::Time, path: None });
+    plan.time_offsets = vec![TimeOffset { clock: TimeOffsetClock::Monotonic, seconds: 1000, nanoseconds: 5 }];
+    plan.process.oom_score_adj = Some(5);
+    plan.process.additional_gids = vec![7];
+    let mut streams = pod.create(FIRST, true, plan);
+    pod.expect_started(FIRST);
+    let mut output = [0; 64];
+    let mut stdout = streams.take(1);
+    let mut text = String::new();
+    while text.lines().count() < 3 {
+        let got = stdout.read(&mut output).unwrap();
+        assert!(got > 0, "{text}");
+        text.push_str(std::str::from_utf8(&output[..got]).unwrap());
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words[..4], ["5", "monotonic", "1000", "5"], "{text}");
+    let mut plan = pod.script("id -u; cat /proc/self/oom_score_adj");
+    plan.process.oom_score_adj = Some(7);
+    let mut streams = pod.execute(EXECUTED, plan);
+    pod.expect_started(EXECUTED);
+    assert_eq!(streams.output(), "0\n7\n");
+    pod.expect_exit(EXECUTED, 0);
 }

@@ -19,7 +19,9 @@ pub enum VmError {
     #[error("no /dev/kvm: load kvm_intel or kvm_amd, or use a machine with (nested) virtualization")]
     NoKvm,
     /// /dev/kvm is somebody else's.
-    #[error("no permission on /dev/kvm: add yourself to group kvm or run as root")]
+    #[error(
+        "no permission on /dev/kvm: add yourself to group kvm or run as root; to root, only a cgroup that allows no devices forbids it"
+    )]
     KvmPermission,
     /// A KVM call failed.
     #[error("KVM: {0}")]

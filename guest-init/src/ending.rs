@@ -43,7 +43,8 @@ impl Session<'_> {
     }
 
     /// Reports the ends of which there is nothing left to wait for. Executed processes come before their
-    /// container's first.
+    /// container's first, but for those that have ended and whose output nobody reads: the end of the container does
+    /// not wait for their readers.
     pub(crate) fn report_ended(&mut self) {
         for executed in [true, false] {
             let ended = self.table.iter().filter(|(_, process)| {
@@ -57,7 +58,11 @@ impl Session<'_> {
     }
 
     fn try_report(&mut self, id: ProcessId) {
-        let has_others = self.table.values().any(|process| process.is_executed_in(id));
+        let keeps_waiting = |process: &Process| {
+            process.is_executed_in(id)
+                && !(matches!(process.phase, Phase::Ended(_)) && process.relays.is_stuck())
+        };
+        let has_others = self.table.values().any(keeps_waiting);
         let Some(process) = self.table.get_mut(&id) else { return };
         if process.container().is_some_and(is_populated) || has_others {
             return;

@@ -109,6 +109,11 @@ impl Relay {
         self.waiting == Waiting::Source && !is_readable(source)
     }
 
+    /// Output waits for the host to read.
+    fn is_stuck(&self) -> bool {
+        self.direction == Direction::ToHost && self.ends.is_some() && self.waiting == Waiting::Sink
+    }
+
     /// Ends the stream, if it is one from the host: there is no reader any more.
     fn stop_reading(&mut self) {
         if self.direction == Direction::FromHost {
@@ -228,6 +233,15 @@ impl Relays {
             Self::Pipes(relays) => relays.iter().all(Relay::is_drained),
             Self::Terminal(relay) => relay.is_drained(),
             Self::Awaited(_) | Self::Closed => true,
+        }
+    }
+
+    /// Output waits for the host to read, which it may never do.
+    pub(crate) fn is_stuck(&self) -> bool {
+        match self {
+            Self::Pipes(relays) => relays.iter().any(Relay::is_stuck),
+            Self::Terminal(relay) => relay.is_stuck(),
+            Self::Awaited(_) | Self::Closed => false,
         }
     }
 }

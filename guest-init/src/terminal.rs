@@ -76,6 +76,11 @@ impl TerminalRelay {
         self.to_host.is_empty() && self.master.as_ref().is_none_or(|master| !is_readable(master))
     }
 
+    /// Output waits for the host to read.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self.to_host.is_empty()
+    }
+
     /// Changes the terminal's size.
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
         if let Some(master) = &self.master {

@@ -95,3 +95,23 @@ fn a_full_stream_waits_for_room_and_not_for_bytes() {
     }
     assert!(relay.interest().is_some_and(|(_, flags)| flags == PollFlags::OUT));
 }
+
+#[test]
+fn output_is_stuck_while_the_host_does_not_read() {
+    let (socket, mut host) = sockets();
+    let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let writer = thread::spawn(move || File::from(write_end).write_all(&pattern()).unwrap());
+    let mut relay = Relay::new(read_end, socket, Direction::ToHost);
+    assert!(!relay.is_stuck());
+    while !relay.is_stuck() {
+        let (fd, flags) = relay.interest().unwrap();
+        poll(&mut [PollFd::from_borrowed_fd(fd, flags)], None).unwrap();
+        relay.pump();
+    }
+    assert!(!relay.is_drained());
+    let reader = thread::spawn(move || host.read_to_end(&mut Vec::new()).unwrap());
+    run(&mut relay);
+    assert!(!relay.is_stuck() && relay.is_drained());
+    writer.join().unwrap();
+    assert_eq!(reader.join().unwrap(), LARGE_BYTES);
+}

@@ -296,3 +296,35 @@ fn a_user_namespace_with_clocks_of_its_own_is_made_and_executed_in() {
     assert_eq!(streams.output(), "0\n7\n");
     pod.expect_exit(EXECUTED, 0);
 }
+
+#[test]
+fn output_that_nobody_reads_does_not_hide_the_end_of_the_container() {
+    for terminal in [None, Some((24, 80))] {
+        let Some(mut pod) = TestPod::with_idle_container() else { return };
+        let mut plan = pod.script("exec yes");
+        plan.process.terminal = terminal;
+        let mut streams = pod.execute(EXECUTED, plan);
+        pod.expect_started(EXECUTED);
+        let output = streams.take(if terminal.is_some() { 0 } else { 1 });
+        // Until nothing more arrives.
+        let (mut arrived, mut same) = (0, 0);
+        while same < 20 {
+            std::thread::sleep(Duration::from_millis(5));
+            let now = rustix::io::ioctl_fionread(&output).unwrap();
+            same = if now == arrived && now > 0 { same + 1 } else { 0 };
+            arrived = now;
+        }
+        pod.kill(FIRST);
+        // Where PID 1 was slow everything fits after all, and the executed one is told first.
+        let first = pod.hear();
+        let has_room = matches!(first, GuestMessage::Exited { process: EXECUTED, .. });
+        let first = if has_room { pod.hear() } else { first };
+        assert!(matches!(first, GuestMessage::Exited { process: FIRST, .. }), "{first:?}");
+        // Its own end is told once somebody has read everything, or has gone.
+        drop(output);
+        if !has_room {
+            let second = pod.hear();
+            assert!(matches!(second, GuestMessage::Exited { process: EXECUTED, .. }), "{second:?}");
+        }
+    }
+}

@@ -54,14 +54,9 @@ pub(crate) fn make_nodes(
     mappings: &UserMappings,
 ) -> Result<Vec<OwnedFd>, StartError> {
     let make = |(index, device): (usize, &Device)| {
-        let path = format!("{directory}/{}-{index}", plan.id);
+        let path = format!("{directory}/{index}");
         let owner = |ids: &[IdMapping], id| IdMapping::find(ids, id).ok_or(Errno::INVAL);
         let make = || {
-            match unlinkat(CWD, &*path, AtFlags::empty()) {
-                // One of a container that has ended and had the same ID.
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
             make_node(CWD, &path, device)?;
             // Again, whatever this process's umask is.
             chmod(&path, Mode::from_raw_mode(device.mode & 0o7777))?;

@@ -36,7 +36,7 @@ use self::namespaces::Namespaces;
 pub(crate) use self::process::Streams;
 use self::process::{Becoming, StartHooks};
 use self::program::Program;
-use self::user::UserNamespace;
+use self::user::{NodeDirectory, UserNamespace};
 use crate::failure::failed;
 use crate::mounts::Pod;
 use crate::sys::{Child, Memory};
@@ -66,6 +66,8 @@ pub(crate) struct Container {
     apart: ThreadNameSpaceType,
     /// IDs of its user namespace, if it has one.
     user_mappings: Option<UserMappings>,
+    /// Names of its device nodes in the pod, if it has a user namespace.
+    _nodes: Option<NodeDirectory>,
     /// Its processes are stopped, or about to be.
     pub(crate) paused: bool,
     /// Number of the question that waits until they are.
@@ -201,13 +203,14 @@ impl<'p> Prepared<'p> {
 
     /// The container, if its first process was cloned; otherwise nothing is left of it.
     fn made(self, cloned: Result<(Child, u64), StartError>) -> Result<Made, StartError> {
-        let Self { plan, owns_pod, namespaces, cgroup, .. } = self;
+        let Self { plan, owns_pod, namespaces, cgroup, user, .. } = self;
         let (first, cloned_ns) = cloned.inspect_err(|_| drop(cgroup.remove()))?;
         let container = Container {
             ends_with_first: namespaces.own_pid,
             own_mount: namespaces.own_mount,
             apart: namespaces.apart,
             user_mappings: plan.user_mappings.clone(),
+            _nodes: user.map(UserNamespace::into_directory),
             cgroup,
             owns_pod,
             paused: false,

@@ -392,6 +392,7 @@ fn a_user_namespace_owns_the_others_and_its_root_is_nobody_outside() {
     assert_eq!(output.lines().map(words).collect::<Vec<_>>().join("|"), expected);
     let file = fs::metadata(share.file("file")).unwrap();
     assert_eq!((file.uid(), file.gid()), (100_000, 200_000));
+    assert_eq!(fs::read_dir(share.device_nodes).unwrap().count(), 0, "no name of a node is left in the pod");
 }
 
 #[test]

@@ -26,6 +26,23 @@ pub(crate) struct UserNamespace<'p> {
     mappings: &'p UserMappings,
     /// A mount of each device node of the plan.
     nodes: Vec<OwnedFd>,
+    directory: NodeDirectory,
+}
+
+/// The directory of the pod in which a container's device nodes have their names, gone with this. They need them until
+/// the container has attached the mounts: the kernel attaches none of a file that has been removed.
+pub(crate) struct NodeDirectory(String);
+
+impl NodeDirectory {
+    fn make(path: String) -> rustix::io::Result<Self> {
+        mkdir(&*path, Mode::from_raw_mode(0o700)).map(|()| Self(path))
+    }
+}
+
+impl Drop for NodeDirectory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl<'p> UserNamespace<'p> {
@@ -43,7 +60,15 @@ impl<'p> UserNamespace<'p> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed(FIELD, format_args!("make {directory}"), error)),
         }
-        Ok(Self { mappings, nodes: devices::make_nodes(plan, directory, mappings)? })
+        let path = format!("{directory}/{}", plan.id);
+        let made = NodeDirectory::make(path.clone());
+        let directory = made.map_err(|error| failed(FIELD, format_args!("make {path}"), error))?;
+        Ok(Self { mappings, nodes: devices::make_nodes(plan, &path, mappings)?, directory })
+    }
+
+    /// Keeps only the names of the device nodes.
+    pub(crate) fn into_directory(self) -> NodeDirectory {
+        self.directory
     }
 
     /// The mounts of the device nodes, in the order of the plan.

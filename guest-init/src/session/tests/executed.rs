@@ -248,13 +248,13 @@ fn a_process_on_its_way_to_its_program_shows_nothing_to_its_equals() {
     let powers = [19, 38, 21].iter().fold(0, |set, bit| set | 1_u64 << bit);
     let all = plan.process.capabilities.permitted & !powers;
     let capabilities = Capabilities { bounding: all, effective: all, permitted: all, ..Default::default() };
-    plan.process.capabilities = capabilities.clone();
+    plan.process.capabilities = capabilities;
     let _first = pod.create(FIRST, false, plan);
     pod.expect_created(FIRST);
     let look = "cat /proc/1/environ; readlink /proc/1/fd/0; true < /proc/1/mem && echo memory; id -u";
     let run = |pod: &mut TestPod| {
         let mut plan = pod.script(&format!("({look}) 2>/dev/null"));
-        plan.process.capabilities = capabilities.clone();
+        plan.process.capabilities = capabilities;
         let mut streams = pod.execute(EXECUTED, plan);
         pod.expect_started(EXECUTED);
         let output = streams.output();

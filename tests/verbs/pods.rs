@@ -47,7 +47,7 @@ fn containers_of_a_pod_share_what_they_are_told_to() {
     first.run();
     let server = joining(
         &first,
-        "echo content > /page; nc -l -p 8080 < /page; sleep 1000",
+        "echo content > /page; nc -l -p 8080 < /page; sleep 2000",
         &["network", "ipc", "uts"],
     );
     server.run();
@@ -76,7 +76,11 @@ fn containers_of_a_pod_share_what_they_are_told_to() {
     let third = joining(&server, "cat /proc/1/cmdline | tr '\\0' ' '", &["pid"]);
     third.run();
     assert_eq!(third.wait_code(), 0, "{}", third.read("err"));
-    assert!(third.read("out").contains("nc -l"), "the second container's processes: {}", third.read("out"));
+    assert!(
+        third.read("out").contains("sleep 2000"),
+        "the second container's processes: {}",
+        third.read("out")
+    );
     drop((third, other, client));
     // Everything of the pod ends with its first container.
     drop(first);

@@ -78,12 +78,14 @@ impl Session<'_> {
 
     /// Reports an end and forgets the process.
     fn report(&mut self, id: ProcessId, process: Process) {
-        let Process { pid, kind, relays, phase: Phase::Ended(outcome), .. } = process else { return };
+        let Process { pid, kind, lost_before, relays, phase: Phase::Ended(outcome), .. } = process else {
+            return;
+        };
         // The streams end before the host hears that they have.
         drop(relays);
         match outcome {
             Outcome::Status(status) => {
-                let status = exit_status(status, || self.ran_out_of_memory(pid, &kind));
+                let status = exit_status(status, || self.ran_out_of_memory(pid, &kind, lost_before));
                 if let Kind::First(_) = &kind {
                     self.pod.sync_share();
                 }
@@ -132,14 +134,14 @@ impl Session<'_> {
         }
     }
 
-    fn ran_out_of_memory(&mut self, pid: u32, kind: &Kind) -> bool {
+    fn ran_out_of_memory(&mut self, pid: u32, kind: &Kind, before: u64) -> bool {
         match kind {
-            Kind::First(container) => container.cgroup.ran_out_of_memory(pid),
+            Kind::First(container) => container.cgroup.ran_out_of_memory(pid, before),
             Kind::Executed(first) => self
                 .table
                 .get_mut(first)
                 .and_then(Process::container)
-                .is_some_and(|container| container.cgroup.ran_out_of_memory(pid)),
+                .is_some_and(|container| container.cgroup.ran_out_of_memory(pid, before)),
         }
     }
 }

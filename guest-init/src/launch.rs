@@ -147,10 +147,13 @@ impl Session<'_> {
         let sockets = Connections::begin(ports, self.connect)?.finish()?;
         let (streams, relays) = stdio::streams(terminal, sockets)?;
         let (ours, theirs) = Link::pair()?;
+        let lost_before = made.cgroup.lost_processes();
         let first = (first.pid, first.pidfd.as_fd());
         let child = container::execute(plan, made, first, &streams, &theirs, &mut self.pod)?;
         let phase = Phase::Starting { created: false };
-        Ok(Process::new(child, Kind::Executed(container), relays, Some(ours), phase))
+        let mut process = Process::new(child, Kind::Executed(container), relays, Some(ours), phase);
+        process.lost_before = lost_before;
+        Ok(process)
     }
 
     /// Hears what a process on its way to its program says, and tells the host.

@@ -22,6 +22,8 @@ pub(crate) struct Process {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) kind: Kind,
+    /// Processes that its container had lost for lack of memory when it came.
+    pub(crate) lost_before: u64,
     pub(crate) relays: Relays,
     /// To the process, until it executes its program or ends.
     link: Option<Link>,
@@ -82,7 +84,7 @@ pub(crate) enum Source {
 impl Process {
     /// A process that was cloned.
     pub(crate) fn new(child: Child, kind: Kind, relays: Relays, link: Option<Link>, phase: Phase) -> Self {
-        Self { pid: child.pid, pidfd: child.pidfd, kind, relays, link, phase }
+        Self { pid: child.pid, pidfd: child.pidfd, kind, lost_before: 0, relays, link, phase }
     }
 
     /// Its container, if it is the first process of one.

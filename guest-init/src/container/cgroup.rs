@@ -231,11 +231,19 @@ impl Cgroup {
         std::mem::replace(before, now) < now
     }
 
-    /// The kernel ended a process for lack of memory: one of this cgroup, or, if nothing is accounted here, the one
-    /// with this ID.
-    pub(crate) fn ran_out_of_memory(&self, pid: u32) -> bool {
+    /// Processes that the kernel has ended here for lack of memory, as far as that is accounted.
+    pub(crate) fn lost_processes(&self) -> u64 {
+        if !self.has_memory {
+            return 0;
+        }
+        self.read("memory.events").map_or(0, |text| counter(&text, "oom_kill"))
+    }
+
+    /// The kernel ended a process for lack of memory: one of this cgroup since there were `before`
+    /// [`Cgroup::lost_processes`], or, if nothing is accounted here, the one with this ID.
+    pub(crate) fn ran_out_of_memory(&self, pid: u32, before: u64) -> bool {
         if self.has_memory {
-            return self.read("memory.events").is_ok_and(|text| counter(&text, "oom_kill") > 0);
+            return self.lost_processes() > before;
         }
         says_killed(&sys::kernel_log_tail(), pid)
     }
@@ -379,6 +387,8 @@ fn read_again(file: &OwnedFd) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::CWD;
+
     use super::*;
 
     #[test]
@@ -387,5 +397,25 @@ mod tests {
         assert!(says_killed(b"Memory cgroup out of memory: Killed process 7 (tail)", 7));
         assert!(!says_killed(b"Out of memory: Killed process 71 (tail)", 7));
         assert!(!says_killed(b"out of luck", 7));
+    }
+
+    #[test]
+    fn memory_ran_out_only_if_a_process_was_lost_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        std::fs::write(directory.path().join("memory.events"), "oom 5\noom_kill 2\n").unwrap();
+        let mut cgroup = Cgroup {
+            directory: open_directory(CWD, path).unwrap(),
+            path: path.to_owned(),
+            device_program: None,
+            has_memory: true,
+            events: None,
+            memory_events: None,
+        };
+        assert_eq!(cgroup.lost_processes(), 2);
+        assert!(cgroup.ran_out_of_memory(u32::MAX, 0) && cgroup.ran_out_of_memory(u32::MAX, 1));
+        assert!(!cgroup.ran_out_of_memory(u32::MAX, 2), "those were others");
+        cgroup.has_memory = false;
+        assert_eq!(cgroup.lost_processes(), 0);
     }
 }

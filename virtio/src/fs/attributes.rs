@@ -13,25 +13,30 @@ const DEVICES_MAX: usize = 1 << 15;
 /// Marks a number that is a digest: the host's does not fit.
 const DIGEST_BIT: u64 = 1 << 63;
 
-/// The file systems of a share, by the order in which the guest met them. The first keeps its inode numbers
-/// unchanged.
+/// The file systems of a share, by the order in which the guest met them. That of the first container's root keeps
+/// its inode numbers unchanged, also for programs with 32-bit ones: its place is the first.
 pub(super) struct InodeNumbers {
-    devices: Mutex<Vec<(u32, u32)>>,
+    devices: Mutex<Vec<Option<(u32, u32)>>>,
 }
 
 impl InodeNumbers {
-    /// `first` is the file system whose numbers stay as they are.
-    pub(super) fn new(first: (u32, u32)) -> Self {
-        Self { devices: Mutex::new(vec![first]) }
+    /// The guest has met none yet.
+    pub(super) fn new() -> Self {
+        Self { devices: Mutex::new(vec![None]) }
+    }
+
+    /// The guest has met the root of a container: the numbers of the first one's file system stay as they are.
+    pub(super) fn keep(&self, device: (u32, u32)) {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)[0].get_or_insert(device);
     }
 
     /// The number of inode `ino` of `device` within the share.
     pub(super) fn of(&self, device: (u32, u32), ino: u64) -> u64 {
         let index = {
             let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-            devices.iter().position(|known| *known == device).or_else(|| {
+            devices.iter().position(|known| *known == Some(device)).or_else(|| {
                 (devices.len() < DEVICES_MAX).then(|| {
-                    devices.push(device);
+                    devices.push(Some(device));
                     devices.len() - 1
                 })
             })

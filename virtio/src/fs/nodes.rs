@@ -113,6 +113,11 @@ impl Node {
         self.key.device
     }
 
+    /// It is the root of a container.
+    pub(super) fn is_root_of_container(&self) -> bool {
+        self.key.mount.is_none()
+    }
+
     /// Whether the contents are those of the last OPEN, so that what the guest has read of them still holds.
     /// `now` is the host's time in seconds.
     pub(super) fn same_contents(&self, stat: &Statx, now: i64) -> bool {

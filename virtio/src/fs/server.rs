@@ -67,23 +67,8 @@ impl CrxFs {
         node_descriptors: usize,
         open_files: usize,
     ) -> io::Result<Self> {
-        // The container's own files keep the host's inode numbers, also for programs with 32-bit ones.
-        let rootfs = rustix::fs::statx(
-            &root,
-            c"rootfs",
-            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
-            rustix::fs::StatxFlags::BASIC_STATS,
-        );
-        let first = rootfs.or_else(|_| {
-            rustix::fs::statx(
-                &root,
-                c"",
-                rustix::fs::AtFlags::EMPTY_PATH,
-                rustix::fs::StatxFlags::BASIC_STATS,
-            )
-        })?;
         Ok(Self {
-            numbers: InodeNumbers::new((first.stx_dev_major, first.stx_dev_minor)),
+            numbers: InodeNumbers::new(),
             nodes: Nodes::new(root, descriptors, node_descriptors)?,
             files: Files::new(open_files),
         })
@@ -103,6 +88,9 @@ impl CrxFs {
     /// What the guest learns of a node.
     pub(super) fn entry(&self, node: &Node, stat: &Statx) -> Entry {
         let timeout = timeout(node.writers);
+        if node.is_root_of_container() {
+            self.numbers.keep(node.device());
+        }
         Entry {
             inode: node.id,
             // A number is never used for two inodes.

@@ -150,6 +150,7 @@ fn inodes_of_several_file_systems_do_not_meet() {
     let mut guest = Guest::mounted();
     let _first = tmpfs(guest.host("1/volumes/1"));
     let _second = tmpfs(guest.host("1/volumes/2"));
+    let _root = tmpfs(guest.host("1/rootfs"));
     for volume in ["1/volumes/1", "1/volumes/2"] {
         fs::write(guest.host(format!("{volume}/a")), volume).unwrap();
     }

@@ -36,11 +36,17 @@ fn hooks_run_in_their_order_with_the_state() {
     let lines = || container.read("hooks.log").lines().map(str::to_owned).collect::<Vec<_>>();
     let created = lines();
     let names: Vec<&str> = created.iter().filter_map(|line| line.split(' ').next()).collect();
-    assert_eq!(names, ["prestart", "createRuntime", "createContainer"]);
+    // runc 1.1 runs poststart hooks before the program is started, which the specification has otherwise.
+    assert_eq!(names.get(..3), Some(&["prestart", "createRuntime", "createContainer"][..]));
+    if Runtime::under_test() == Runtime::Crx {
+        assert_eq!(names.len(), 3, "{created:?}");
+    }
     assert!(created.iter().all(|line| line.ends_with(" value")), "{created:?}");
     container.start();
     wait_until("poststart ran", || lines().len() == 4);
-    assert_eq!(lines()[3], "poststart running value");
+    if Runtime::under_test() == Runtime::Crx {
+        assert_eq!(lines()[3], "poststart running value");
+    }
     assert_eq!(container.wait_code(), 0);
     assert_eq!(container.read("out").trim_end(), "program\ncreated");
     let _ = container.verb(&["delete"]).expect(0);
@@ -83,7 +89,11 @@ fn a_hook_in_the_container_that_fails_stops_the_start() {
     );
     container.create();
     let outcome = container.verb(&["start"]);
-    assert_ne!(outcome.code(), 0, "{}", outcome.all());
+    // runc's start does not wait for the hook, and cannot tell.
+    if Runtime::under_test() == Runtime::Crx {
+        assert_ne!(outcome.code(), 0, "{}", outcome.all());
+    }
+    let _ = container.wait_code();
     assert_eq!(container.read("out"), "");
 }
 

@@ -121,7 +121,7 @@ fn stopped_container(root: &Path) {
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("lock"), "").unwrap();
     let record = json!({
-        "id": "stopped", "pid": 1, "bundle": "/b", "rootfs": "/b/rootfs", "created": "2026-01-02T03:04:05Z",
+        "id": "stopped", "pid": 1, "made": true, "bundle": "/b", "rootfs": "/b/rootfs", "created": "2026-01-02T03:04:05Z",
         "annotations": {}, "pod": "stopped", "cgroups": [], "stays": true, "poststart": [], "poststop": [],
     });
     fs::write(directory.join("state.json"), record.to_string()).unwrap();

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::runtime::channel::{self, Role};
 use crate::runtime::timeline::Stamp;
-use crate::runtime::{pod, stand_in};
+use crate::runtime::{pod, session, stand_in};
 use crate::sys;
 
 /// Be a pod, or stand in for a process of one; started by crx itself
@@ -25,6 +25,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
+    // First of all: Ctrl-C on a terminal reaches this process, too, and is for the launcher to decide about.
+    session::ignore_signals();
     let started = Stamp::now("vmm: process started");
     // Whatever else the caller of crx had open: the process that faces a guest has no use for it.
     sys::close_all_but(&[Some(arguments.channel), arguments.lock].into_iter().flatten().collect::<Vec<_>>());

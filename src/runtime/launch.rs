@@ -9,7 +9,7 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command as Process};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -450,7 +450,7 @@ impl Following<'_> {
             let code = match event {
                 Event::Signal(signal) => self.signal(signal),
                 Event::Report(report) => self.hear(report)?,
-                Event::Gone(error) => return Err(self.gone(&error)),
+                Event::Gone(error) => Some(self.gone(&error)?),
             };
             if let Some(code) = code {
                 self.show_waiting(false);
@@ -526,13 +526,19 @@ impl Following<'_> {
         None
     }
 
-    /// The process went without a last report.
-    fn gone(&mut self, error: &FrameError) -> anyhow::Error {
+    /// The process went without a last report. A signal that ends a launch may have reached it before it could ignore
+    /// that: a terminal's go to both.
+    fn gone(&mut self, error: &FrameError) -> anyhow::Result<u8> {
         self.show_waiting(false);
         let what = &self.what;
         match self.process.child.as_mut().map(Child::wait) {
-            Some(Ok(status)) => anyhow::anyhow!("{what}: its VMM process ended without a report: {status}"),
-            _ => anyhow::anyhow!("{what}: its VMM process cannot be heard: {error}"),
+            Some(Ok(status)) => match status.signal() {
+                Some(signal) if !self.started && FORWARDED.contains(&signal) => {
+                    Ok(exit::of_signal(u8::try_from(signal).unwrap_or(0)))
+                }
+                _ => bail!("{what}: its VMM process ended without a report: {status}"),
+            },
+            _ => bail!("{what}: its VMM process cannot be heard: {error}"),
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod pod;
 mod relay;
-mod session;
+pub(crate) mod session;
 mod share;
 pub(crate) mod signals;
 pub(crate) mod sizing;

@@ -23,7 +23,6 @@ use super::{exit, relay, session, terminal};
 /// # Errors
 /// The pod cannot be heard.
 pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyhow::Result<u8> {
-    session::ignore_signals();
     let begun = session::begin(true, console).and_then(|console| session::leave_files().map(|()| console));
     let console = match begun {
         Ok(console) => console,

@@ -47,7 +47,6 @@ struct Booted {
 /// # Errors
 /// The launcher cannot be heard or told; everything else is reported to it.
 pub(crate) fn main(launcher: UnixStream, new: &NewPod, started: Stamp) -> anyhow::Result<u8> {
-    session::ignore_signals();
     let console = session::begin(new.detached, new.console)?;
     // Before there is another thread: unshare(2) of a process with several threads is only its caller's.
     let left = sys::unshare_mounts().context("cannot make a mount namespace for the pod");

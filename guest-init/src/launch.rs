@@ -35,11 +35,14 @@ impl Session<'_> {
                     self.tell(id, &GuestMessage::Started(id));
                 }
             }
-            Err(error) => {
-                self.pod.compile_bpf();
-                self.host.send(&GuestMessage::StartFailed { process: id, error });
-            }
+            Err(error) => self.not_made(id, error),
         }
+    }
+
+    /// Tells the host why a process was not made.
+    fn not_made(&mut self, process: ProcessId, error: StartError) {
+        self.pod.compile_bpf();
+        self.host.send(&GuestMessage::StartFailed { process, error });
     }
 
     fn make(
@@ -113,10 +116,7 @@ impl Session<'_> {
             Ok(process) => {
                 self.table.insert(id, process);
             }
-            Err(error) => {
-                self.pod.compile_bpf();
-                self.host.send(&GuestMessage::StartFailed { process: id, error });
-            }
+            Err(error) => self.not_made(id, error),
         }
     }
 

@@ -141,10 +141,12 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         None => Role::Pod(request.pod),
     };
     let process =
-        HostProcess::start(&request.id, &role, pod, Some(&state), &request.caller.console_socket, &events)?;
+        HostProcess::start(&request.id, &role, Some(&state), &request.caller.console_socket, events)?;
     record.pid = Some(process.pid());
     state.write(&record)?;
+    // Before it has a role it has no memory worth counting.
     cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
+    process.tell(&role, &owned(pod))?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
     let planned = &mut request.planned;
     let creating = record.oci_state(Status::Creating);
@@ -175,13 +177,9 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         stamps: &mut request.stamps,
         on_created: &on_created,
         on_started: &on_started,
-        started: false,
-        ended: None,
-        raw: None,
-        told_to_wait: false,
+        progress: Progress::default(),
     };
     let result = following.follow(&received);
-    drop(following.raw.take());
     let mut process = following.process;
     if !attached {
         if result.as_ref().is_ok_and(|code| *code == exit::SUCCESS) {
@@ -223,7 +221,8 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
     let id = &container.record.id;
     let role = Role::StandIn { console: caller.console_socket.is_some() };
     let pod = container.connect()?;
-    let process = HostProcess::start(id, &role, Some(pod), None, &caller.console_socket, &events)?;
+    let process = HostProcess::start(id, &role, None, &caller.console_socket, events)?;
+    process.tell(&role, &owned(Some(pod)))?;
     let pid = process.pid();
     process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
     let on_created = || write_pid_file(caller, Some(pid));
@@ -235,13 +234,9 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         stamps: &mut Vec::new(),
         on_created: &on_created,
         on_started: &|| {},
-        started: false,
-        ended: None,
-        raw: None,
-        told_to_wait: false,
+        progress: Progress::default(),
     };
     let result = following.follow(&received);
-    drop(following.raw.take());
     if result.is_ok() && caller.follow != Follow::ToEnd {
         following.process.release()?;
     }
@@ -319,6 +314,11 @@ fn hear_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
+/// The socket of a pod, to be handed on.
+fn owned(pod: Option<UnixStream>) -> Vec<OwnedFd> {
+    pod.into_iter().map(OwnedFd::from).collect()
+}
+
 /// The process that is the container's on the host, and the socket to it. Dropped, it is ended.
 struct HostProcess {
     child: Option<Child>,
@@ -326,14 +326,13 @@ struct HostProcess {
 }
 
 impl HostProcess {
-    /// Starts it. It keeps the lock of the state directory.
+    /// Starts it, and it waits to be told its role. It keeps the lock of the state directory.
     fn start(
         id: &str,
         role: &Role,
-        pod: Option<UnixStream>,
         state: Option<&StateDir>,
         console_socket: &Option<PathBuf>,
-        events: &Sender<Event>,
+        events: Sender<Event>,
     ) -> anyhow::Result<Self> {
         let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
         let (socket, inherited) = UnixStream::pair()?;
@@ -357,9 +356,7 @@ impl HostProcess {
         }
         drop(inherited);
         let process = Self { child: Some(child), socket };
-        hear_reports(process.socket.try_clone()?, events.clone())?;
-        let pod: Vec<OwnedFd> = pod.into_iter().map(OwnedFd::from).collect();
-        process.tell(role, &pod)?;
+        hear_reports(process.socket.try_clone()?, events)?;
         Ok(process)
     }
 
@@ -428,6 +425,12 @@ struct Following<'a> {
     on_created: &'a dyn Fn() -> anyhow::Result<()>,
     /// And once it has executed its program.
     on_started: &'a dyn Fn(),
+    progress: Progress,
+}
+
+/// How far it has come.
+#[derive(Default)]
+struct Progress {
     started: bool,
     ended: Option<ExitStatus>,
     /// The caller's terminal, while the process has it.
@@ -436,8 +439,14 @@ struct Following<'a> {
 }
 
 impl Following<'_> {
-    /// Follows the reports to the exit code.
+    /// Follows the reports to the exit code; then the terminal is the caller's again.
     fn follow(&mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
+        let result = self.follow_reports(events);
+        drop(self.progress.raw.take());
+        result
+    }
+
+    fn follow_reports(&mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
         loop {
             let event = match events.recv_timeout(PATIENCE) {
                 Ok(event) => event,
@@ -468,24 +477,26 @@ impl Following<'_> {
             Report::Started => {
                 self.show_waiting(false);
                 self.stamps.push(Stamp::now("crx: container started"));
-                self.started = true;
+                self.progress.started = true;
                 (self.on_started)();
                 if self.follow == Follow::UntilStarted {
                     return Ok(Some(exit::SUCCESS));
                 }
                 if self.terminal {
                     // Not before: until the container can take them, Ctrl-C and the like are for crx.
-                    self.raw = Some(RawTerminal::new().context("cannot use the terminal")?);
+                    self.progress.raw = Some(RawTerminal::new().context("cannot use the terminal")?);
                 }
             }
             Report::Warning(text) => self.warn(&text),
             Report::Ended(status) => {
                 self.stamps.push(Stamp::now("crx: container ended"));
-                self.ended = Some(status);
+                self.progress.ended = Some(status);
             }
             Report::Drained(stamps) => {
                 self.stamps.extend(stamps);
-                let Some(status) = self.ended else { bail!("{}: no exit status was reported", self.what) };
+                let Some(status) = self.progress.ended else {
+                    bail!("{}: no exit status was reported", self.what)
+                };
                 if let ExitStatus::Signaled { out_of_memory: true, .. } = status {
                     self.warn(
                         "out of memory: the kernel killed it; raise linux.resources.memory.limit or give the pod more with --memory",
@@ -511,14 +522,14 @@ impl Following<'_> {
     /// Forwards a signal; before the process runs, and after it has ended, a signal ends the launch.
     fn signal(&self, signal: i32) -> Option<u8> {
         let number = u8::try_from(signal).unwrap_or(0);
-        let command = match (signal, &self.ended) {
+        let command = match (signal, &self.progress.ended) {
             (signal::SIGWINCH, _) => {
                 let (rows, columns) = terminal::size();
                 Command::Resize { rows, columns }
             }
-            (signal::SIGCONT, _) if !self.started => return None,
+            (signal::SIGCONT, _) if !self.progress.started => return None,
             (_, Some(status)) => return Some(status.code()),
-            (_, None) if !self.started => return Some(exit::of_signal(number)),
+            (_, None) if !self.progress.started => return Some(exit::of_signal(number)),
             _ => Command::Signal(number),
         };
         // A process that is gone is told by its socket's end.
@@ -533,7 +544,7 @@ impl Following<'_> {
         let what = &self.what;
         match self.process.child.as_mut().map(Child::wait) {
             Some(Ok(status)) => match status.signal() {
-                Some(signal) if !self.started && FORWARDED.contains(&signal) => {
+                Some(signal) if !self.progress.started && FORWARDED.contains(&signal) => {
                     Ok(exit::of_signal(u8::try_from(signal).unwrap_or(0)))
                 }
                 _ => bail!("{what}: its VMM process ended without a report: {status}"),
@@ -549,10 +560,14 @@ impl Following<'_> {
 
     /// On a terminal, says once that a launch takes its time, and takes that back afterwards.
     fn show_waiting(&mut self, waiting: bool) {
-        if self.started || self.terminal || !io::stderr().is_terminal() || waiting == self.told_to_wait {
+        if self.progress.started
+            || self.terminal
+            || !io::stderr().is_terminal()
+            || waiting == self.progress.told_to_wait
+        {
             return;
         }
-        self.told_to_wait = waiting;
+        self.progress.told_to_wait = waiting;
         if waiting {
             eprint!("crx: the pod is booting ...");
         } else {

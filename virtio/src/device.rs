@@ -3,7 +3,7 @@
 //! ```text
 //! driver resets -> negotiates features -> sets queues up -> DRIVER_OK --activate--> workers own the queues
 //!      ^                                                                                |
-//!      +--------------------------- reset(): workers stopped, queues dropped ----------+
+//!      +------------------------ stop(): workers stopped, queues given back ------------+
 //! ```
 
 use std::io;
@@ -37,8 +37,9 @@ pub trait VirtioDevice: Send {
     /// The device could not start; the transport then sets NEEDS_RESET.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
-    /// Stops the workers and waits for them. The device can be activated again afterwards.
-    fn reset(&mut self);
+    /// Stops the workers, waits for them, and gives back their queues, in order and as they stand; none if it was not
+    /// active or lost them. What the driver had told the device is forgotten. It can be activated again afterwards.
+    fn stop(&mut self) -> Vec<Queue>;
 }
 
 /// What a device gets when its driver is ready.

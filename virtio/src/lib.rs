@@ -2,7 +2,7 @@
 //!
 //! A device is two halves: the register object ([`VirtioDevice`], called by vCPU threads through
 //! [`transport`]) and workers, threads that own the queues from [`VirtioDevice::activate`] to
-//! [`VirtioDevice::reset`].
+//! [`VirtioDevice::stop`].
 
 #![deny(unsafe_code)]
 

@@ -33,7 +33,7 @@ pub struct Rng {
 
 struct Worker {
     stop: EventFd,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Queue>,
 }
 
 impl Rng {
@@ -78,24 +78,24 @@ impl VirtioDevice for Rng {
                 if serve_until_stopped(&mut queue, &memory, &interrupt, &kick, &stopped).is_err() {
                     interrupt.needs_reset();
                 }
+                queue
             })
             .map_err(ActivateError::Worker)?;
         self.worker = Some(Worker { stop, thread });
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if let Some(Worker { stop, thread }) = self.worker.take() {
-            // The counter of a fresh eventfd cannot be full, and the thread returns errors, never panics.
-            let _ = stop.write(1);
-            let _ = thread.join();
-        }
+    fn stop(&mut self) -> Vec<Queue> {
+        let Some(Worker { stop, thread }) = self.worker.take() else { return Vec::new() };
+        // The counter of a fresh eventfd cannot be full, and the thread returns errors, never panics.
+        let _ = stop.write(1);
+        thread.join().into_iter().collect()
     }
 }
 
 impl Drop for Rng {
     fn drop(&mut self) {
-        self.reset();
+        self.stop();
     }
 }
 

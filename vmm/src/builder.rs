@@ -1,7 +1,7 @@
 //! From a configuration to a VM, one call a step, in boot order. Before: [`VmConfig`]. Next: [`Vm::start`].
 
-use std::os::fd::{AsRawFd, RawFd};
-use std::{io, thread};
+use std::thread::{self, JoinHandle};
+use std::io;
 
 use crx_virtio::transport::MmioTransport;
 use kvm_ioctls::{Kvm, VmFd};
@@ -13,22 +13,20 @@ use crate::config::VmConfig;
 use crate::devices::serial::Serial;
 use crate::devices::{self, attach};
 use crate::error::{KvmContext, VmError};
+use crate::moment::Arrival;
 use crate::vcpu::Vcpu;
+use crate::vm::Parts;
 use crate::x86_64::{cpuid, irqchip, msrs, regs};
-use crate::{HostProfile, Vm, layout, memory, sys};
+use crate::{DeviceConfig, HostProfile, Vm, layout, memory, sys};
 
 /// Builds a VM.
 pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
     config.validate()?;
     let profile = HostProfile::detect();
     let memory_bytes = config.memory_bytes();
-    let VmConfig { mut kernel, mut initramfs, debug_console, devices, vcpus, .. } = config;
+    let VmConfig { mut kernel, mut initramfs, debug_console, devices, vcpus, for_snapshot, .. } = config;
 
-    // Some kernels (6.1) sleep 10 ms in KVM_CREATE_VM: what does not need the VM is done meanwhile.
-    let creating = thread::Builder::new()
-        .name("crx-create".to_owned())
-        .spawn(create_vm)
-        .map_err(|source| VmError::Host("cannot start a thread", source))?;
+    let creating = Creating::begin()?;
     sys::allow_huge_pages(false);
     let owned = memory::create(config.memory_mib)?;
     let memory = &owned.memory;
@@ -39,12 +37,12 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
     if !structures.is_empty() {
         sys::populate_huge(memory, structures.start, (structures.end - structures.start) as usize);
     }
-    let (kvm, vm) =
-        creating.join().map_err(|_| VmError::Host("cannot create a VM", io::ErrorKind::Other.into()))??;
+    let (kvm, vm) = creating.finish()?;
     memory::show(memory, &vm)?;
     irqchip::create(&vm)?;
 
     let console = debug_console.is_some();
+    let guest_cid = devices.iter().find_map(DeviceConfig::guest_cid).unwrap_or(0);
     let mut gsis = Vec::new();
     let mut windows: Vec<MmioTransport> = Vec::with_capacity(devices.len());
     for (index, device) in devices.into_iter().enumerate() {
@@ -56,23 +54,44 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
         gsis.push(layout::SERIAL_GSI);
     }
 
-    let command_line = CommandLine::new(profile, console, windows.len(), &config.extra_command_line)?;
+    let mut words = config.extra_command_line;
+    if for_snapshot {
+        words.push("maxcpus=1".to_owned());
+    }
+    let command_line = CommandLine::new(profile, console, windows.len(), &words)?;
     let info = BootInfo { memory_bytes, vcpus, gsis: &gsis, command_line: &command_line, initramfs };
     boot::write_structures(memory, &info).map_err(VmError::BootStructures)?;
 
-    let vcpus = vcpus_of(&kvm, &vm, vcpus, loaded.entry)?;
-    let files: Vec<RawFd> = vcpus.iter().map(|vcpu| vcpu.fd.as_raw_fd()).chain([vm.as_raw_fd()]).collect();
-    let released_later = sys::released_later(&files);
-    Ok(Vm::new_built(vm, released_later, owned, Bus::new(windows, serial), vcpus, profile))
+    let arrival = (!for_snapshot).then_some(Arrival { vcpus, guest_cid, added_bytes: 0 });
+    let bus = Bus::new(windows, serial);
+    let known_vcpus = vcpus;
+    let vcpus = vcpus_of(&kvm, &vm, vcpus, for_snapshot, loaded.entry)?;
+    Ok(Vm::of(Parts { vcpus, bus, profile, known_vcpus, arrival, page: None, vm, memory: owned }))
 }
 
-fn create_vm() -> Result<(Kvm, VmFd), VmError> {
-    let kvm = open_kvm()?;
-    let vm = kvm.create_vm().kvm("cannot create a VM")?;
-    Ok((kvm, vm))
+/// A VM that KVM is creating. Some kernels (6.1) sleep 10 ms in KVM_CREATE_VM: what does not need the VM is done
+/// meanwhile.
+pub(crate) struct Creating(JoinHandle<Result<(Kvm, VmFd), VmError>>);
+
+impl Creating {
+    /// Begins.
+    pub(crate) fn begin() -> Result<Self, VmError> {
+        let create = || {
+            let kvm = open_kvm()?;
+            let vm = kvm.create_vm().kvm("cannot create a VM")?;
+            Ok((kvm, vm))
+        };
+        let thread = thread::Builder::new().name("crx-create".to_owned()).spawn(create);
+        thread.map(Self).map_err(|source| VmError::Host("cannot start a thread", source))
+    }
+
+    /// Waits for it.
+    pub(crate) fn finish(self) -> Result<(Kvm, VmFd), VmError> {
+        self.0.join().map_err(|_| VmError::Host("cannot create a VM", io::ErrorKind::Other.into()))?
+    }
 }
 
-fn open_kvm() -> Result<Kvm, VmError> {
+pub(crate) fn open_kvm() -> Result<Kvm, VmError> {
     Kvm::new().map_err(|error| match error.errno() {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => VmError::NoKvm,
         libc::EACCES | libc::EPERM => VmError::KvmPermission,
@@ -87,12 +106,19 @@ fn serial(vm: &VmFd, output: std::fs::File) -> Result<Serial, VmError> {
     Ok(Serial::new(output, line))
 }
 
-fn vcpus_of(kvm: &Kvm, vm: &VmFd, count: u8, entry: u64) -> Result<Vec<Vcpu>, VmError> {
+/// The vCPUs; the guest of a snapshot knows of all, and only the first is there.
+fn vcpus_of(
+    kvm: &Kvm,
+    vm: &VmFd,
+    count: u8,
+    for_snapshot: bool,
+    entry: u64,
+) -> Result<Vec<Vcpu>, VmError> {
     let mut template = cpuid::Template::new(kvm, count)?;
-    (0..count)
+    (0..if for_snapshot { 1 } else { count })
         .map(|index| {
             let fd = vm.create_vcpu(index.into()).kvm("cannot create a vCPU")?;
-            template.set(&fd, index)?;
+            cpuid::set(&fd, template.of(index))?;
             msrs::set_boot(&fd)?;
             if index == 0 {
                 regs::set_boot(&fd, entry)?;

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crx_virtio::transport::{MmioTransport, WINDOW_BYTES};
+use crx_virtio::transport::{MmioTransport, StateError, WINDOW_BYTES, WindowState};
 
 use crate::End;
 use crate::devices::platform::Platform;
@@ -67,6 +67,15 @@ impl Bus {
             }
             _ => with(&self.platform, |platform| platform.write(port, data)),
         }
+    }
+
+    /// Stops every device and says how it stands; the number of the first that does not work.
+    pub(crate) fn save(&self) -> Result<Vec<WindowState>, (usize, StateError)> {
+        self.windows
+            .iter()
+            .enumerate()
+            .map(|(index, window)| with(window, MmioTransport::save).map_err(|error| (index, error)))
+            .collect()
     }
 
     /// Resets every device: no worker is left.

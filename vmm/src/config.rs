@@ -32,6 +32,8 @@ pub struct VmConfig {
     pub vcpus: u8,
     /// Gives the guest a serial port whose output is written here. Without it there is no serial port.
     pub debug_console: Option<File>,
+    /// A guest for a snapshot: only the first vCPU is made and online, and [`crate::RunningVm::snapshot`] takes it.
+    pub for_snapshot: bool,
     /// More words for the kernel's command line.
     pub extra_command_line: Vec<String>,
     /// The devices, in the order of their windows.
@@ -47,6 +49,16 @@ pub enum DeviceConfig {
     Vsock(VsockConfig),
     /// Entropy.
     Rng,
+}
+
+impl DeviceConfig {
+    /// The guest's address, of the device that has it.
+    pub(crate) fn guest_cid(&self) -> Option<u64> {
+        match self {
+            Self::Vsock(config) => Some(config.guest_cid),
+            Self::Fs(_) | Self::Rng => None,
+        }
+    }
 }
 
 /// A VM that cannot be.

@@ -3,11 +3,13 @@
 use std::io;
 
 use crx_virtio::fs::FsError;
-use crx_virtio::transport::TransportError;
+use crx_virtio::transport::{StateError, TransportError};
 use crx_virtio::vsock::VsockError;
 
 use crate::boot::{CommandLineError, InitramfsError, KernelError};
+use crate::End;
 use crate::config::ConfigError;
+use crate::snapshot::MemoryError;
 
 /// A VM could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,24 @@ pub enum VmError {
     /// The window of a device.
     #[error("device {0}")]
     Transport(usize, #[source] TransportError),
+    /// A device of a snapshot.
+    #[error("snapshot: device {0}")]
+    Window(usize, #[source] StateError),
+    /// A model-specific register of a snapshot.
+    #[error("snapshot: KVM of this host does not set MSR {0:#x}")]
+    Msr(u32),
+    /// The memory of a snapshot.
+    #[error("snapshot: its memory file")]
+    SnapshotMemory(#[source] MemoryError),
+    /// The VM that is asked for has less memory, more processors or other devices than the snapshot.
+    #[error("snapshot: a VM of this shape cannot be made of it")]
+    SnapshotShape,
+    /// The guest ended before its moment.
+    #[error("no snapshot: {0}")]
+    NoMoment(Box<End>),
+    /// The snapshot cannot be written.
+    #[error("cannot write the snapshot")]
+    SnapshotWrite(#[source] io::Error),
     /// The share.
     #[error(transparent)]
     Fs(#[from] FsError),

@@ -71,6 +71,10 @@ pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// Three pages for KVM on Intel (Documentation/virt/kvm/api.rst, KVM_SET_TSS_ADDR).
 pub(crate) const TSS: usize = 0xfffb_d000;
 
+/// Memory is added to a running guest in blocks of this size (memory_block_size_bytes() of arch/x86/mm/init_64.c), from
+/// the end of the hole on.
+pub(crate) const HOTPLUG_BLOCK_MIB: u32 = 128;
+
 /// Most vCPUs: CONFIG_NR_CPUS of the guest kernel.
 pub(crate) const MAX_VCPUS: u8 = 64;
 

@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`VmConfig`] says what to build, `builder` builds it (`memory`, `boot`, `devices`),
 //! [`Vm::start`] gives each vCPU its thread (`vcpu`), whose exits go through `bus` to the devices, until one
-//! of them is an [`End`].
+//! of them is an [`End`]. A guest that stands still at its [moment](moment) becomes a [`Snapshot`], and `restore` makes
+//! VMs of it.
 
 #![deny(unsafe_code)]
 
@@ -15,6 +16,9 @@ mod error;
 mod host;
 mod layout;
 mod memory;
+mod moment;
+mod restore;
+mod snapshot;
 mod sys;
 mod vcpu;
 mod vm;
@@ -24,6 +28,8 @@ pub use boot::{CommandLineError, ElfFault, InitramfsError, KernelError};
 pub use config::{ConfigError, DeviceConfig, VmConfig};
 pub use error::VmError;
 pub use host::HostProfile;
+pub use restore::RestoreConfig;
+pub use snapshot::{FORMAT_VERSION, FormatError, HEADER_BYTES, Header, MemoryError, Snapshot};
 pub use sys::allow_huge_pages;
 pub use vcpu::{FailedRun, VcpuError, VcpuState};
 pub use vm::{End, RunningVm, Stopper, Vm};

@@ -17,11 +17,24 @@ pub(crate) struct OwnedMemory {
     _regions: Vec<OwnedRegion>,
 }
 
-/// Maps the memory.
+/// Maps the memory of a guest that boots.
 pub(crate) fn create(memory_mib: u32) -> Result<OwnedMemory, VmError> {
+    map(memory_mib, layout::memory_regions(u64::from(memory_mib) << 20))
+}
+
+/// Maps the memory that a guest has had at its boot, all of it below the hole, and what is added to it behind the hole.
+pub(crate) fn create_with_hotplug(boot_mib: u32, added_mib: u32) -> Result<OwnedMemory, VmError> {
+    let mut regions = layout::memory_regions(u64::from(boot_mib) << 20);
+    if added_mib > 0 {
+        regions.push((layout::HOLE_END, u64::from(added_mib) << 20));
+    }
+    map(boot_mib + added_mib, regions)
+}
+
+fn map(memory_mib: u32, places: Vec<(u64, u64)>) -> Result<OwnedMemory, VmError> {
     let cannot = |source| VmError::Memory(memory_mib, source);
     let mut regions = Vec::new();
-    for (start, bytes) in layout::memory_regions(u64::from(memory_mib) << 20) {
+    for (start, bytes) in places {
         let mapping = sys::map_anonymous(bytes as usize).map_err(cannot)?;
         let region = OwnedRegion::new(mapping, GuestAddress(start));
         regions.push(region.ok_or(std::io::ErrorKind::InvalidInput.into()).map_err(cannot)?);

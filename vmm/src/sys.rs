@@ -295,9 +295,14 @@ pub(crate) fn write_xsave(vcpu: &VcpuFd, state: &[u8; 4096]) -> Result<(), kvm_i
     for (bytes, word) in state.chunks_exact(4).zip(&mut xsave.region) {
         *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
     }
+    set_xsave(vcpu, &xsave)
+}
+
+/// Sets a vCPU's extended register state, as KVM gave it.
+pub(crate) fn set_xsave(vcpu: &VcpuFd, xsave: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
     // SAFETY: unsafe because KVM reads beyond the structure where a process has enabled larger dynamic features
     // (AMX) for its guests with arch_prctl; this process never does.
-    unsafe { vcpu.set_xsave(&xsave) }
+    unsafe { vcpu.set_xsave(xsave) }
 }
 
 #[cfg(test)]

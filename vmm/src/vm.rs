@@ -7,16 +7,21 @@
 //! Then every vCPU thread is kicked and joined, and every device reset, before `wait` returns.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use kvm_ioctls::VmFd;
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use crate::bus::Bus;
 use crate::config::VmConfig;
 use crate::error::VmError;
 use crate::memory::OwnedMemory;
+use crate::moment::Arrival;
+use crate::restore::{self, RestoreConfig};
+use crate::snapshot::{self, SavedChips, SavedVcpu, Snapshot, State};
 use crate::vcpu::{Shared, Vcpu, VcpuError, VcpuState, VcpuThread};
 use crate::{HostProfile, builder, sys};
 
@@ -41,6 +46,11 @@ pub enum End {
     },
     /// [`Stopper::stop`] was called.
     Stopped,
+    /// The guest of a snapshot has reached its moment.
+    Moment {
+        /// Guest-physical address of the page that it wants filled.
+        page: u64,
+    },
     /// KVM could not go on with the guest.
     Failed(VcpuError),
 }
@@ -53,20 +63,32 @@ impl fmt::Display for End {
             Self::Panic { .. } => f.write_str("the guest's kernel panicked"),
             Self::TripleFault { vcpu, state } => write!(f, "triple fault on vCPU {vcpu}; {state}"),
             Self::Stopped => f.write_str("the VM was stopped"),
+            Self::Moment { .. } => f.write_str("the guest is ready for a snapshot"),
             Self::Failed(error) => error.fmt(f),
         }
     }
 }
 
+/// What a VM is made of.
+pub(crate) struct Parts {
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) bus: Bus,
+    pub(crate) profile: HostProfile,
+    /// Processors that the guest knows.
+    pub(crate) known_vcpus: u8,
+    /// What the guest is told at its moment; none if a snapshot is taken there.
+    pub(crate) arrival: Option<Arrival>,
+    /// Page of the moment at which the guest is already.
+    pub(crate) page: Option<GuestAddress>,
+    // Last: KVM's slots and Rust's mappings go when nothing can run any more.
+    pub(crate) vm: VmFd,
+    pub(crate) memory: OwnedMemory,
+}
+
 /// A VM that has not run yet.
 pub struct Vm {
-    vcpus: Vec<Vcpu>,
-    bus: Bus,
-    profile: HostProfile,
-    // Last: KVM's slots and Rust's mappings go when nothing can run any more.
-    vm: VmFd,
+    parts: Parts,
     released_later: Option<OwnedFd>,
-    memory: OwnedMemory,
 }
 
 impl Vm {
@@ -78,15 +100,18 @@ impl Vm {
         builder::build(config)
     }
 
-    pub(crate) fn new_built(
-        vm: VmFd,
-        released_later: Option<OwnedFd>,
-        memory: OwnedMemory,
-        bus: Bus,
-        vcpus: Vec<Vcpu>,
-        profile: HostProfile,
-    ) -> Self {
-        Self { vcpus, bus, profile, vm, released_later, memory }
+    /// Makes a VM of a snapshot.
+    ///
+    /// # Errors
+    /// The snapshot does not fit, is damaged, or was made on another host; a device; the host. Each in one line.
+    pub fn restore(config: RestoreConfig) -> Result<Self, VmError> {
+        restore::restore(config)
+    }
+
+    pub(crate) fn of(parts: Parts) -> Self {
+        let vcpus = parts.vcpus.iter().map(|vcpu| vcpu.fd.as_raw_fd());
+        let files: Vec<RawFd> = vcpus.chain([parts.vm.as_raw_fd()]).collect();
+        Self { released_later: sys::released_later(&files), parts }
     }
 
     /// Lets the guest run.
@@ -94,21 +119,29 @@ impl Vm {
     /// # Errors
     /// No threads. Nothing runs then.
     pub fn start(self) -> Result<RunningVm, VmError> {
+        let Self { parts, released_later } = self;
+        let Parts { vcpus, bus, profile, known_vcpus, arrival, page, vm, memory } = parts;
         sys::handle_kicks();
+        // As late as possible: it has the time in it.
+        if let (Some(arrival), Some(page)) = (&arrival, page) {
+            let told = arrival.tell(&memory.memory, page);
+            told.map_err(|source| VmError::Host("cannot tell a restored guest what is its own", source))?;
+        }
         let (sender, ends) = channel();
-        let bus = Arc::new(self.bus);
-        let memory = self.memory.memory.clone();
+        let bus = Arc::new(bus);
+        let guest_memory = memory.memory.clone();
         let mut running = RunningVm {
-            vcpus: Vec::with_capacity(self.vcpus.len()),
+            vcpus: Vec::with_capacity(vcpus.len()),
+            known_vcpus,
             bus: bus.clone(),
             ends,
             sender: sender.clone(),
-            _vm: self.vm,
-            _released_later: self.released_later,
-            _memory: self.memory,
+            vm,
+            _released_later: released_later,
+            memory,
         };
-        let shared = Shared { bus, memory, profile: self.profile, ends: sender };
-        for vcpu in self.vcpus {
+        let shared = Shared { bus, memory: guest_memory, profile, arrival, ends: sender };
+        for vcpu in vcpus {
             let thread = VcpuThread::spawn(vcpu, shared.clone())
                 .map_err(|source| VmError::Host("cannot start a vCPU thread", source))?;
             running.vcpus.push(thread);
@@ -120,12 +153,13 @@ impl Vm {
 /// A VM whose vCPUs run. Dropped, it is stopped.
 pub struct RunningVm {
     vcpus: Vec<VcpuThread>,
+    known_vcpus: u8,
     bus: Arc<Bus>,
     ends: Receiver<End>,
     sender: Sender<End>,
-    _vm: VmFd,
+    vm: VmFd,
     _released_later: Option<OwnedFd>,
-    _memory: OwnedMemory,
+    memory: OwnedMemory,
 }
 
 impl RunningVm {
@@ -144,10 +178,39 @@ impl RunningVm {
         end
     }
 
+    /// Waits for the guest's moment, writes its memory to an empty file, and gives the rest of it. The VM is for nothing
+    /// else after that.
+    ///
+    /// # Errors
+    /// The guest ended instead, or something of it cannot be read or written.
+    pub fn snapshot(mut self, file: &File) -> Result<Snapshot, VmError> {
+        let page = match self.ends.recv().unwrap_or(End::Stopped) {
+            End::Moment { page } => page,
+            end => return Err(VmError::NoMoment(Box::new(end))),
+        };
+        let mut vcpus = self.stop_vcpus();
+        let Some(first) = vcpus.first_mut().filter(|vcpu| vcpu.index == 0) else {
+            return Err(VmError::NoMoment(Box::new(End::Stopped)));
+        };
+        let vcpu = SavedVcpu::save(&builder::open_kvm()?, &mut first.fd)?;
+        let windows = self.bus.save().map_err(|(index, source)| VmError::Window(index, source))?;
+        let chips = SavedChips::save(&self.vm)?;
+        let memory = &self.memory.memory;
+        let (extents, checksum) = snapshot::memory::save(memory, file).map_err(VmError::SnapshotWrite)?;
+        let bytes = file.metadata().map_err(VmError::SnapshotWrite)?.len();
+        let memory_mib = (memory.iter().map(GuestMemoryRegion::len).sum::<u64>() >> 20) as u32;
+        let state = State { memory_mib, vcpus: self.known_vcpus, page, vcpu, windows, chips, extents };
+        Ok(Snapshot::new(state, bytes, checksum))
+    }
+
     fn stop(&mut self) {
-        self.vcpus.iter().for_each(VcpuThread::stop);
-        self.vcpus.drain(..).for_each(VcpuThread::join);
+        self.stop_vcpus();
         self.bus.reset();
+    }
+
+    fn stop_vcpus(&mut self) -> Vec<Vcpu> {
+        self.vcpus.iter().for_each(VcpuThread::stop);
+        self.vcpus.drain(..).filter_map(VcpuThread::join).collect()
     }
 }
 

@@ -54,6 +54,7 @@ fn config(code: &[u8]) -> VmConfig {
         vcpus: 1,
         debug_console: None,
         extra_command_line: Vec::new(),
+        for_snapshot: false,
         devices: vec![DeviceConfig::Rng],
     }
 }

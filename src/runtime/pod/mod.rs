@@ -91,6 +91,7 @@ fn boot(new: &NewPod) -> anyhow::Result<Booted> {
         vcpus: new.vcpus,
         debug_console,
         extra_command_line: Vec::new(),
+        for_snapshot: false,
         devices: vec![
             DeviceConfig::Vsock(VsockConfig { guest_cid: GUEST_CID, host_listener: None, guest_connections }),
             DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: new.state_dir.clone() }),

@@ -11,6 +11,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use virtio_bindings::virtio_ids::VIRTIO_ID_FS;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::Queue;
 
 use super::server::CrxFs;
 use super::worker::{Running, Worker};
@@ -99,22 +100,21 @@ impl VirtioDevice for Fs {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.reset();
+        self.stop();
         self.running = Some(Worker::start(activation, Arc::clone(&self.server), Arc::clone(&self.files))?);
         Ok(())
     }
 
-    fn reset(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop();
-        }
+    fn stop(&mut self) -> Vec<Queue> {
+        let queues = self.running.take().map(Running::stop).unwrap_or_default();
         self.files.clear();
+        queues
     }
 }
 
 impl Drop for Fs {
     fn drop(&mut self) {
-        self.reset();
+        self.stop();
     }
 }
 

@@ -46,16 +46,16 @@ struct Requests {
 pub(super) struct Running {
     doorbell: EventFd,
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vec<Queue>>,
 }
 
 impl Running {
-    /// Stops the worker after the request that it is at.
-    pub(super) fn stop(self) {
+    /// Stops the worker after the request that it is at; gives back its queues.
+    pub(super) fn stop(self) -> Vec<Queue> {
         self.stop.store(true, Ordering::Release);
         // Any doorbell wakes it; a counter that is full means that one rings already.
         let _ = self.doorbell.write(1);
-        let _ = self.thread.join();
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -86,11 +86,12 @@ impl Worker {
         Ok(Running { doorbell, stop, thread })
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> Vec<Queue> {
         let ready = sys::prepare_thread(self.requests.files.nodes.descriptors());
         if ready.is_err() || self.serve().is_err() {
             self.requests.interrupt.needs_reset();
         }
+        self.queues.into_iter().map(|active| active.queue).collect()
     }
 
     /// Serves until stopped. The doorbells are edge-triggered: one system call waits for the next ring of any, and

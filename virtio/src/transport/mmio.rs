@@ -17,6 +17,7 @@ use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::regs::{self, Access, CONFIG_OFFSET, Register};
+use super::state::{RingState, StateError, WindowState};
 use crate::{Activation, ActiveQueue, GuestMem, Interrupt, VirtioDevice};
 
 /// A window could not be made.
@@ -121,7 +122,7 @@ impl MmioTransport {
     /// Stops the device and forgets the negotiation (virtio 1.2, 2.4).
     pub fn reset(&mut self) {
         if self.active {
-            self.device.reset();
+            self.device.stop();
             self.active = false;
         }
         self.status.store(0, Ordering::SeqCst);
@@ -136,6 +137,69 @@ impl MmioTransport {
             // A doorbell that was rung for the old ring must not wake the new one; empty is fine too.
             let _ = setup.kick.read();
         }
+    }
+
+    /// Stops the device for good and says how it stands, for a snapshot. The vCPUs do not run.
+    ///
+    /// # Errors
+    /// The device does not work.
+    pub fn save(&mut self) -> Result<WindowState, StateError> {
+        let status = self.status.load(Ordering::SeqCst);
+        if status & VIRTIO_CONFIG_S_NEEDS_RESET != 0 {
+            return Err(StateError::NeedsReset);
+        }
+        let queues: Vec<RingState> = if std::mem::take(&mut self.active) {
+            self.device.stop().iter().map(RingState::from).collect()
+        } else {
+            self.queues.iter().map(|setup| RingState::from(&setup.queue)).collect()
+        };
+        if queues.len() != self.queues.len() {
+            return Err(StateError::QueuesLost);
+        }
+        Ok(WindowState {
+            device_id: self.device.device_id(),
+            features: self.accepted,
+            status,
+            // After the workers have stopped: their last interrupts are in it.
+            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
+            queues,
+        })
+    }
+
+    /// Goes on from a snapshot: a window that was just made becomes the one that was saved, and its device starts.
+    ///
+    /// # Errors
+    /// The state is another device's, or none.
+    pub fn restore(&mut self, state: &WindowState) -> Result<(), StateError> {
+        let same = state.device_id == self.device.device_id()
+            && state.features & !self.offered == 0
+            && state.queues.len() == self.queues.len();
+        if !same {
+            return Err(StateError::OtherDevice);
+        }
+        for (index, (setup, ring)) in self.queues.iter_mut().zip(&state.queues).enumerate() {
+            let queue = Queue::try_from(ring).map_err(|_| StateError::Queue(index))?;
+            if queue.max_size() != setup.queue.max_size() {
+                return Err(StateError::OtherDevice);
+            }
+            setup.ready = ring.ready;
+            setup.queue = queue;
+        }
+        self.accepted = state.features;
+        self.status.store(state.status, Ordering::SeqCst);
+        self.interrupt_status.store(state.interrupt_status, Ordering::SeqCst);
+        if state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            self.activate();
+        }
+        if self.status.load(Ordering::SeqCst) & VIRTIO_CONFIG_S_NEEDS_RESET != 0 {
+            return Err(StateError::Activate);
+        }
+        // An interrupt that was on its way when the snapshot was taken is raised once more: the driver looks and finds
+        // what there is, or nothing. The counter is new and cannot be full.
+        if state.interrupt_status != 0 {
+            let _ = self.line.write(1);
+        }
+        Ok(())
     }
 
     fn read_register(&self, register: Register) -> u32 {
@@ -286,7 +350,7 @@ impl MmioTransport {
             queues,
             interrupt: interrupt.clone(),
         };
-        // reset() is owed even after a failure: the device may have started half of its workers.
+        // stop() is owed even after a failure: the device may have started half of its workers.
         self.active = true;
         if self.device.activate(activation).is_err() {
             interrupt.needs_reset();

@@ -3,6 +3,8 @@
 
 mod mmio;
 mod regs;
+mod state;
 
 pub use mmio::{MmioTransport, TransportError};
 pub use regs::{QUEUE_NOTIFY_OFFSET, WINDOW_BYTES};
+pub use state::{RingState, StateError, WindowState};

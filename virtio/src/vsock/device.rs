@@ -5,7 +5,7 @@ use std::{io, mem};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::QueueT;
+use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::worker::{Parts, Worker};
@@ -34,7 +34,7 @@ pub(super) struct Queues {
 enum State {
     Idle(Parts),
     Active {
-        worker: JoinHandle<Parts>,
+        worker: JoinHandle<(Parts, Vec<Queue>)>,
         stop: EventFd,
     },
     /// A worker could not be started or panicked and took its parts with it.
@@ -113,20 +113,22 @@ impl VirtioDevice for Vsock {
         self.start(Queues { memory: memory.clone(), interrupt, features, rx, tx, event })
     }
 
-    fn reset(&mut self) {
-        self.state = match mem::replace(&mut self.state, State::Lost) {
+    fn stop(&mut self) -> Vec<Queue> {
+        let (state, queues) = match mem::replace(&mut self.state, State::Lost) {
             State::Active { worker, stop } => {
                 // The counter cannot be full: it is written once.
                 let _ = stop.write(1);
-                worker.join().map_or(State::Lost, State::Idle)
+                worker.join().map_or((State::Lost, Vec::new()), |(parts, queues)| (State::Idle(parts), queues))
             }
-            state => state,
+            state => (state, Vec::new()),
         };
+        self.state = state;
+        queues
     }
 }
 
 impl Drop for Vsock {
     fn drop(&mut self) {
-        self.reset();
+        self.stop();
     }
 }

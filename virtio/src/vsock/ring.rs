@@ -46,6 +46,11 @@ impl Ring {
         Self { queue, _kick: kick, news: false }
     }
 
+    /// The queue, as it stands.
+    pub(super) fn into_queue(self) -> Queue {
+        self.queue
+    }
+
     /// The next chain that the device may write; `None` if there is none now.
     pub(super) fn pop_writable<'m>(&mut self, memory: &'m GuestMem) -> Result<Option<Chain<'m>>, RingError> {
         match self.pop(memory, true)? {

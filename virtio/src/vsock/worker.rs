@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::listener::Listener;
@@ -55,7 +56,7 @@ pub(super) struct Worker {
     rx: Ring,
     tx: Ring,
     /// Nothing is ever sent there: its one event is for a guest that was moved (virtio 1.2, 5.10.6.7).
-    _event: ActiveQueue,
+    event: ActiveQueue,
     epoll: Epoll,
     muxer: Muxer,
     listener: Option<Listener>,
@@ -95,7 +96,7 @@ impl Worker {
             stop,
             rx: Ring::new(queues.rx, event_idx),
             tx: Ring::new(queues.tx, event_idx),
-            _event: queues.event,
+            event: queues.event,
             muxer: Muxer::new(guest_cid, parts.guest_connections, Arc::clone(&epoll), FIRST_SOCKET),
             epoll,
             listener: parts.listener.map(Listener::new),
@@ -105,15 +106,16 @@ impl Worker {
         }
     }
 
-    /// Runs until the device is stopped or the driver breaks a ring.
-    pub(super) fn run(mut self) -> Parts {
+    /// Runs until the device is stopped or the driver breaks a ring; gives back what it was started with.
+    pub(super) fn run(mut self) -> (Parts, Vec<Queue>) {
         if self.serve().is_err() {
             self.interrupt.needs_reset();
         }
-        Parts {
+        let parts = Parts {
             listener: self.listener.map(|listener| listener.socket),
             guest_connections: self.muxer.into_guest_connections(),
-        }
+        };
+        (parts, vec![self.rx.into_queue(), self.tx.into_queue(), self.event.queue])
     }
 
     fn serve(&mut self) -> Result<(), RingError> {

@@ -2,9 +2,10 @@
 //! `failure.rs` describes.
 
 use kvm_ioctls::VcpuExit;
+use vm_memory::GuestAddress;
 
-use crate::End;
 use crate::bus::Bus;
+use crate::{End, moment};
 
 use super::failure::FailedRun;
 use super::xsave;
@@ -15,6 +16,8 @@ pub(crate) enum Outcome {
     Resume,
     /// The guest's kernel wants its extended registers saved or restored.
     ExtendedState(xsave::Request),
+    /// The guest's moment, with its page.
+    Moment(GuestAddress),
     /// The guest has ended.
     End(End),
     /// Three faults in a row; the registers say where.
@@ -34,6 +37,9 @@ pub(crate) fn handle(exit: VcpuExit<'_>, bus: &Bus) -> Outcome {
         VcpuExit::IoOut(port, data) => {
             if let Some(request) = xsave::Request::parse(port, data) {
                 return Outcome::ExtendedState(request);
+            }
+            if let Some(page) = moment::parse(port, data) {
+                return Outcome::Moment(page);
             }
             if let Some(end) = bus.write_port(port, data) {
                 return Outcome::End(end);
@@ -56,8 +62,6 @@ mod tests {
     use crx_virtio::GuestMem;
     use crx_virtio::rng::Rng;
     use crx_virtio::transport::MmioTransport;
-    use vm_memory::GuestAddress;
-
     use super::*;
 
     fn bus() -> Bus {
@@ -103,6 +107,7 @@ mod tests {
         assert!(matches!(out(0x604, &[0, 0x20]), Outcome::End(End::PowerOff)));
         assert!(matches!(out(0x64, &[0xfe]), Outcome::End(End::Reset)));
         assert!(matches!(out(0x508, &[0; 4]), Outcome::ExtendedState(_)));
+        assert!(matches!(out(0x50c, &[1, 0, 0, 0]), Outcome::Moment(GuestAddress(4096))));
         assert!(matches!(out(0x506, b"Oops\n"), Outcome::Resume));
         assert!(matches!(out(0x505, &[1]), Outcome::End(End::Panic { log }) if log == "Oops\n"));
         assert!(matches!(handle(VcpuExit::Shutdown, &bus), Outcome::TripleFault));

@@ -1,7 +1,7 @@
 //! A failing KVM_RUN in one line that a report can be made from: why, where, which instruction, and the state
 //! that decides how the instruction is understood.
 
-use std::fmt;
+use std::{fmt, io};
 
 use crx_virtio::GuestMem;
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, kvm_regs, kvm_sregs};
@@ -29,6 +29,9 @@ pub enum FailedRun {
     /// The host could not give the guest its memory.
     #[error("KVM_EXIT_MEMORY_FAULT at guest address {0:#x}")]
     MemoryFault(u64),
+    /// The guest could not be told what is its own.
+    #[error("the guest's moment cannot be answered: {0}")]
+    Moment(io::ErrorKind),
     /// An exit that nothing in the guest's configuration can cause.
     #[error("unexpected exit {0}")]
     Exit(String),

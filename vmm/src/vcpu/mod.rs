@@ -17,6 +17,7 @@ use kvm_ioctls::VcpuFd;
 pub use failure::{FailedRun, VcpuError, VcpuState};
 
 use crate::bus::Bus;
+use crate::moment::Arrival;
 use crate::sys::KickSlot;
 use crate::{End, HostProfile};
 
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) bus: Arc<Bus>,
     pub(crate) memory: GuestMem,
     pub(crate) profile: HostProfile,
+    /// What the guest is told at its moment; none if a snapshot is taken there.
+    pub(crate) arrival: Option<Arrival>,
     pub(crate) ends: Sender<End>,
 }
 
@@ -42,7 +45,7 @@ pub(crate) struct Shared {
 pub(crate) struct VcpuThread {
     stopping: Arc<AtomicBool>,
     slot: Arc<KickSlot>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Vcpu>,
 }
 
 impl VcpuThread {
@@ -60,6 +63,7 @@ impl VcpuThread {
                 // Nobody waits any more: another vCPU's end came first.
                 let _ = shared.ends.send(end);
             }
+            Vcpu { index, fd }
         })?;
         Ok(Self { stopping, slot, thread })
     }
@@ -71,9 +75,8 @@ impl VcpuThread {
         self.slot.kick();
     }
 
-    /// Waits for the thread.
-    pub(crate) fn join(self) {
-        // A thread that panicked has printed why, and is gone.
-        let _ = self.thread.join();
+    /// Waits for the thread; the vCPU as it stands, unless the thread panicked and has printed why.
+    pub(crate) fn join(self) -> Option<Vcpu> {
+        self.thread.join().ok()
     }
 }

@@ -34,6 +34,15 @@ pub(super) fn run(index: u8, vcpu: &mut VcpuFd, shared: &Shared, stopping: &Atom
                     return Some(End::Failed(VcpuError { vcpu: index, run, state }));
                 }
             }
+            Outcome::Moment(page) => match &shared.arrival {
+                None => return Some(End::Moment { page: page.0 }),
+                Some(arrival) => {
+                    if let Err(error) = arrival.tell(&shared.memory, page) {
+                        let state = VcpuState::read(vcpu, &shared.memory, vec![]);
+                        return Some(End::Failed(VcpuError { vcpu: index, run: FailedRun::Moment(error.kind()), state }));
+                    }
+                }
+            },
             Outcome::End(end) => return Some(end),
             Outcome::TripleFault => {
                 return Some(End::TripleFault {

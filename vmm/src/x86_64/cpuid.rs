@@ -18,6 +18,13 @@ const LEVEL_CORE: u32 = 2 << 8;
 /// Subleaf index is significant (Documentation/virt/kvm/api.rst, KVM_SET_CPUID2).
 const SIGNIFICANT_INDEX: u32 = 1;
 
+/// Gives a vCPU its CPUID.
+pub(crate) fn set(vcpu: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<(), VmError> {
+    let what = "cannot set a vCPU's CPUID";
+    let cpuid = CpuId::from_entries(entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG)).kvm(what)?;
+    vcpu.set_cpuid2(&cpuid).kvm(what)
+}
+
 /// The CPUID of one vCPU after the other.
 pub(crate) struct Template {
     entries: Vec<kvm_cpuid_entry2>,
@@ -48,14 +55,15 @@ impl Template {
         Self { entries, vcpus: vcpus.into() }
     }
 
-    /// Gives a vCPU its CPUID.
-    pub(crate) fn set(&mut self, vcpu: &VcpuFd, id: u8) -> Result<(), VmError> {
-        let cannot = "cannot set a vCPU's CPUID";
+    /// As a vCPU of a snapshot had it.
+    pub(crate) fn from_saved(saved: &[kvm_cpuid_entry2], vcpus: u8) -> Self {
+        Self { entries: saved.to_vec(), vcpus: vcpus.into() }
+    }
+
+    /// A vCPU's CPUID.
+    pub(crate) fn of(&mut self, id: u8) -> &[kvm_cpuid_entry2] {
         self.patch(id.into());
-        let cpuid = CpuId::from_entries(&self.entries)
-            .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
-            .kvm(cannot)?;
-        vcpu.set_cpuid2(&cpuid).kvm(cannot)
+        &self.entries
     }
 
     /// Every leaf that says who the vCPU is.

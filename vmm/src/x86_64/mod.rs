@@ -5,3 +5,4 @@ pub(crate) mod gdt;
 pub(crate) mod irqchip;
 pub(crate) mod msrs;
 pub(crate) mod regs;
+pub(crate) mod tsc;

@@ -95,7 +95,7 @@ impl Guest {
 
     /// Resets the device and starts it again, as a driver that is loaded anew does.
     pub(super) fn activate(&mut self) {
-        self.device.reset();
+        self.device.stop();
         (self.available, self.used) = ([0; 2], [0; 2]);
         self.kicks.clear();
         let mut queues = Vec::new();

@@ -207,7 +207,7 @@ fn bytes_sent_just_before_the_device_stops_arrive() {
         read
     });
     assert!(guest.sockets[&ports].to_send.is_empty());
-    guest.driver.device.reset();
+    guest.driver.device.stop();
     assert!(reader.join().unwrap() == sent);
 }
 
@@ -318,7 +318,7 @@ fn the_device_starts_again_after_a_reset() {
     let mut guest = Guest::start(true, None);
     let mut stream = guest.connected((1, 2));
     for _ in 0..3 {
-        guest.driver.device.reset();
+        guest.driver.device.stop();
         // The host's end of what was open is over.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         guest.driver.activate();

@@ -202,7 +202,7 @@ fn broken_rings_need_a_reset_and_get_it() {
             driver.send(&Packet::new((1, 2), RW).bytes(), &[]);
         }
         driver.wait_needs_reset();
-        driver.device.reset();
+        driver.device.stop();
         driver.activate();
         let mut guest = Guest { driver, ..Guest::start(true, None) };
         for slot in 0..64 {
@@ -255,7 +255,7 @@ fn random_packets_never_stop_the_device() {
         assert!(!guest.driver.needs_reset());
         drop(streams);
         assert_alive(&mut guest, (100, 100));
-        guest.driver.device.reset();
+        guest.driver.device.stop();
     }
 }
 
@@ -273,7 +273,7 @@ fn random_rings_never_panic() {
             driver.kick(ring);
         }
         // A panic in the worker would lose its parts, and the device could not start again.
-        driver.device.reset();
+        driver.device.stop();
         driver.activate();
     }
 }

@@ -1,0 +1,142 @@
+//! A guest that stands still, in two files: one with the state of the VM, one with its memory. [`crate::RunningVm::snapshot`]
+//! takes it at the guest's moment (see [`crate::moment`]), [`crate::Vm::restore`] makes any number of VMs of it.
+//!
+//! | | saved, in this order | restored, in this order |
+//! |---|---|---|
+//! | 1 | vCPU (`vcpu`), its last exit finished | memory mapped (`memory`), shown to KVM |
+//! | 2 | devices: workers stopped, queues (`crx_virtio::transport`) | interrupt controllers made and set (`chips`) |
+//! | 3 | interrupt controllers, clock (`chips`) | vCPU made and set; others made as at a boot |
+//! | 4 | memory (`memory`), which nobody writes any more | devices attached, queues set, workers started |
+//! | 5 | the header (`format`) | clock; then the moment's page, and the guest goes on |
+//!
+//! Interrupts that devices raised last may still be on their way into the controllers: a device that has some
+//! unacknowledged raises them again.
+
+mod chips;
+mod format;
+pub(crate) mod memory;
+mod vcpu;
+
+use std::fs::File;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crx_virtio::transport::WindowState;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::chips::SavedChips;
+pub use self::format::{FORMAT_VERSION, FormatError, HEADER_BYTES, Header};
+pub(crate) use self::memory::Extent;
+pub(crate) use self::vcpu::SavedVcpu;
+
+/// Everything but the content of the memory.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) memory_mib: u32,
+    /// Processors that the guest knows; all but the first are offline.
+    pub(crate) vcpus: u8,
+    /// Guest-physical address of the moment's page.
+    pub(crate) page: u64,
+    pub(crate) vcpu: SavedVcpu,
+    pub(crate) windows: Vec<WindowState>,
+    pub(crate) chips: SavedChips,
+    pub(crate) extents: Vec<Extent>,
+}
+
+/// A snapshot, without the content of its memory.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub(crate) state: State,
+    memory_file_bytes: u64,
+    memory_checksum: u32,
+}
+
+/// A memory file that is not the snapshot's.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// It cannot be read, or ends too early.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    /// It has another size.
+    #[error("it has {0} bytes instead of {1}")]
+    Size(u64, u64),
+    /// Its content changed.
+    #[error("it is damaged")]
+    Damaged,
+}
+
+impl Snapshot {
+    pub(crate) fn new(state: State, memory_file_bytes: u64, memory_checksum: u32) -> Self {
+        Self { state, memory_file_bytes, memory_checksum }
+    }
+
+    /// The file of its state; `label` is the caller's.
+    ///
+    /// # Errors
+    /// None that could be met.
+    pub fn to_bytes(&self, label: [u8; 32]) -> io::Result<Vec<u8>> {
+        let state = postcard::to_stdvec(&self.state).map_err(io::Error::other)?;
+        let header = Header {
+            memory_mib: self.state.memory_mib,
+            vcpus: self.state.vcpus.into(),
+            content_bytes: self.state.extents.iter().map(|extent| extent.bytes).sum(),
+            memory_file_bytes: self.memory_file_bytes,
+            memory_checksum: self.memory_checksum,
+            state_bytes: state.len() as u32,
+            state_checksum: crc32fast::hash(&state),
+            created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            label,
+        };
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend(state);
+        Ok(bytes)
+    }
+
+    /// Reads the file of a state.
+    ///
+    /// # Errors
+    /// It is none, or not as it was written.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
+        let header = Header::parse(bytes)?;
+        let state = postcard::from_bytes(header.state_in(bytes)?).map_err(|_| FormatError::Damaged("state"))?;
+        Ok(Self::new(state, header.memory_file_bytes, header.memory_checksum))
+    }
+
+    /// Checks the size of a memory file; that is all that a launch has time for.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub fn check_size(&self, memory: &File) -> Result<(), MemoryError> {
+        match memory.metadata().map_err(MemoryError::Read)?.len() {
+            size if size == self.memory_file_bytes => Ok(()),
+            size => Err(MemoryError::Size(size, self.memory_file_bytes)),
+        }
+    }
+
+    /// Checks the content of a memory file, all of it.
+    ///
+    /// # Errors
+    /// It is another one, or damaged.
+    pub fn check_content(&self, memory: &File) -> Result<(), MemoryError> {
+        self.check_size(memory)?;
+        match memory::checksum(memory, &self.state.extents).map_err(MemoryError::Read)? {
+            sum if sum == self.memory_checksum => Ok(()),
+            _ => Err(MemoryError::Damaged),
+        }
+    }
+}
+
+// The structures of KVM are saved as their bytes: one that changes its size changes the format.
+const _: () = {
+    assert!(size_of::<kvm_bindings::kvm_regs>() == 144);
+    assert!(size_of::<kvm_bindings::kvm_sregs>() == 312);
+    assert!(size_of::<kvm_bindings::kvm_xsave>() == 4096);
+    assert!(size_of::<kvm_bindings::kvm_xcrs>() == 392);
+    assert!(size_of::<kvm_bindings::kvm_debugregs>() == 128);
+    assert!(size_of::<kvm_bindings::kvm_lapic_state>() == 1024);
+    assert!(size_of::<kvm_bindings::kvm_mp_state>() == 4);
+    assert!(size_of::<kvm_bindings::kvm_vcpu_events>() == 64);
+    assert!(size_of::<kvm_bindings::kvm_msr_entry>() == 16);
+    assert!(size_of::<kvm_bindings::kvm_cpuid_entry2>() == 40);
+    assert!(size_of::<kvm_bindings::kvm_irqchip>() == 520);
+};

@@ -48,6 +48,9 @@ pub(super) struct Arguments {
     /// Memory of the pod in MiB [default: 256, or what linux.resources.memory.limit needs]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
+    /// Boot the pod's kernel instead of starting from a template
+    #[arg(long)]
+    no_template: bool,
     /// For compatibility: the root file system of a pod needs no pivot_root
     #[arg(long)]
     no_pivot: bool,
@@ -92,6 +95,7 @@ pub(super) fn launch(
     }
     let guest = GuestFiles::find(global.guest_dir.as_deref())?;
     let root = state::root(global.root.as_deref());
+    let templates = (!arguments.no_template).then(|| global.store());
     // The paths of the files that the process still needs do not change with its user namespace.
     let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
@@ -107,6 +111,7 @@ pub(super) fn launch(
         cgroups,
         config_json: bundle.config_json(),
         joins,
+        templates,
         pod: NewPod {
             kernel: guest.kernel,
             initramfs: guest.initramfs,

@@ -19,6 +19,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod template;
 mod update;
 mod vmm;
 
@@ -28,6 +29,7 @@ use std::sync::LazyLock;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
+use crate::runtime::template::{DEFAULT_LIMIT_MIB, Store};
 use crate::runtime::{cgroup, exit, log};
 
 /// What `--version` prints after the name: as podman shows it of a runtime.
@@ -58,6 +60,13 @@ struct Arguments {
     /// [default: `guest` beside the program, then ../lib/crx]
     #[arg(long, global = true, value_name = "DIR", env = "CRX_GUEST_DIR", hide_env = true)]
     guest_dir: Option<PathBuf>,
+    /// Where templates are kept [default: /var/lib/crx/templates, without root ~/.cache/crx/templates]
+    #[arg(long, global = true, value_name = "DIR", env = "CRX_TEMPLATES", hide_env = true)]
+    templates: Option<PathBuf>,
+    /// Most MiB of the disk that they take
+    #[arg(long, global = true, value_name = "MIB", env = "CRX_TEMPLATES_LIMIT", hide_env = true)]
+    #[arg(default_value_t = DEFAULT_LIMIT_MIB)]
+    templates_limit: u64,
     /// File to append errors and warnings to, besides stderr
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -84,6 +93,13 @@ struct Arguments {
     verb: Verb,
 }
 
+impl Arguments {
+    /// The templates of this user. To be asked before the process becomes another one in a namespace of its own.
+    fn store(&self) -> Store {
+        Store::new(self.templates.as_deref(), self.templates_limit)
+    }
+}
+
 #[derive(Subcommand)]
 enum Verb {
     Run(run::Arguments),
@@ -99,6 +115,7 @@ enum Verb {
     /// Let the processes of a paused container go on
     Resume(pause::Arguments),
     Delete(delete::Arguments),
+    Template(template::Arguments),
     Update(update::Arguments),
     Events(events::Arguments),
     Checkpoint(checkpoint::Checkpoint),
@@ -161,6 +178,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Pause(pause) => pause::pause(arguments, pause),
         Verb::Resume(resume) => pause::resume(arguments, resume),
         Verb::Delete(delete) => delete::main(arguments, delete),
+        Verb::Template(template) => template::main(arguments, template),
         Verb::Update(update) => update::main(arguments, update),
         Verb::Events(events) => events::main(arguments, events),
         Verb::Checkpoint(checkpoint) => checkpoint::checkpoint(arguments, checkpoint),

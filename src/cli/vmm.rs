@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::runtime::channel::{self, Role};
 use crate::runtime::timeline::Stamp;
+use crate::runtime::template::{self, Template};
 use crate::runtime::{pod, session, stand_in};
 use crate::sys;
 
@@ -35,7 +36,11 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
     let launcher = UnixStream::from(socket);
     let (role, mut descriptors) = channel::receive::<Role>(&launcher)?;
     match role {
-        Role::Pod(new) => pod::main(launcher, &new, started),
+        Role::Pod(new) => pod::main(launcher, &new, Template::from_descriptors(descriptors), started),
+        Role::Template { new, label } => {
+            let Some(memory) = descriptors.pop() else { bail!("no file was given for the template's memory") };
+            template::build_here(launcher, &new, label, &memory.into())
+        }
         Role::StandIn { console } => {
             let Some(pod) = descriptors.pop() else { bail!("no pod was given to stand in for") };
             stand_in::main(launcher, UnixStream::from(pod), console)

@@ -20,6 +20,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::template::NewTemplate;
 use super::timeline::Stamp;
 
 /// Most descriptors beside one message (SCM_MAX_FD of net/scm.h is 253).
@@ -28,8 +29,15 @@ pub(crate) const MAX_DESCRIPTORS: usize = 250;
 /// What a new process of crx is to do: its first message.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Role {
-    /// Be a pod.
+    /// Be a pod; from a template if its state and its memory are beside this message.
     Pod(NewPod),
+    /// Make a template, whose memory file is beside this message.
+    Template {
+        /// Of what.
+        new: NewTemplate,
+        /// Its label.
+        label: [u8; 32],
+    },
     /// Stand in for a process of a pod whose socket is beside this message.
     StandIn {
         /// Standard input is the terminal that it shall have.
@@ -140,6 +148,8 @@ pub(crate) enum Report {
     Ended(ExitStatus),
     /// The output was written. The last message about a pod's first container.
     Drained(Vec<Stamp>),
+    /// The state of the template that was made.
+    Template(Vec<u8>),
     /// What was asked for could not be done, or the pod died.
     Failed(Failure),
     /// A container that the client watches ran out of memory.

@@ -25,6 +25,7 @@ use signal_hook::iterator::Signals;
 
 use super::channel::{self, Command, Failure, NewContainer, NewPod, Report, Role, Status};
 use super::state::{Record, StateDir};
+use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Stamp};
 use super::{cgroup, console, exit, hooks, log, share, state};
@@ -105,6 +106,8 @@ pub(crate) struct Request {
     pub(crate) planned: Planned,
     /// ID of the first container of the pod that it joins; none for a pod of its own.
     pub(crate) joins: Option<String>,
+    /// Where its pod's template is; none for a pod that boots.
+    pub(crate) templates: Option<Store>,
     /// The pod, if it is one of its own; its state directory is filled in here.
     pub(crate) pod: NewPod,
     /// What its caller wants.
@@ -125,6 +128,12 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let terminal = request.planned.plan.process.terminal.is_some();
     request.caller.check_terminal(terminal)?;
     let attached = request.caller.follow == Follow::ToEnd;
+    // Before there is anything to be undone: it may take as long as a boot.
+    let template = match (&request.joins, &request.templates) {
+        (None, Some(store)) => template::for_pod(store, &request.pod),
+        _ => None,
+    };
+    request.stamps.push(Stamp::now("crx: template found"));
     let state = StateDir::claim(&request.root, &request.id)?;
     let mut record = record(&request)?;
     state.write(&record)?;
@@ -146,7 +155,8 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     state.write(&record)?;
     // Before it has a role it has no memory worth counting.
     cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
-    process.tell(&role, &owned(pod))?;
+    let descriptors = template.map_or_else(|| owned(pod), Template::into_descriptors);
+    process.tell(&role, &descriptors)?;
     request.stamps.push(Stamp::now("crx: VMM process started"));
     let planned = &mut request.planned;
     let creating = record.oci_state(Status::Creating);
@@ -505,7 +515,7 @@ impl Following<'_> {
                 return Ok(Some(status.code()));
             }
             Report::Failed(failure) => return self.failed(&failure).map(Some),
-            Report::Stream(_) | Report::OutOfMemory | Report::Status(_) | Report::Answer(_) => {}
+            Report::Template(_) | Report::Stream(_) | Report::OutOfMemory | Report::Status(_) | Report::Answer(_) => {}
         }
         Ok(None)
     }

@@ -21,6 +21,7 @@ pub(crate) mod signals;
 pub(crate) mod sizing;
 pub(crate) mod stand_in;
 pub(crate) mod state;
+pub(crate) mod template;
 pub(crate) mod terminal;
 pub(crate) mod timeline;
 pub(crate) mod usage;

@@ -27,7 +27,7 @@ mod x86_64;
 pub use boot::{CommandLineError, ElfFault, InitramfsError, KernelError};
 pub use config::{ConfigError, DeviceConfig, VmConfig};
 pub use error::VmError;
-pub use host::HostProfile;
+pub use host::{HostProfile, processor};
 pub use restore::RestoreConfig;
 pub use snapshot::{FORMAT_VERSION, FormatError, HEADER_BYTES, Header, MemoryError, Snapshot};
 pub use sys::allow_huge_pages;

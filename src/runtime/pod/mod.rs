@@ -13,25 +13,24 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::sync::mpsc::{Receiver, channel};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::Context;
 use crx_virtio::fs::FsConfig;
 use crx_virtio::vsock::{GuestConnection, VsockConfig};
-use crx_vmm::{DeviceConfig, RunningVm, Vm, VmConfig};
+use crx_vmm::{DeviceConfig, RestoreConfig, RunningVm, Vm, VmConfig};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::control::Pod;
 use self::hear::Events;
 use super::channel::{self, Failure, NewPod, Report};
 use super::share::Share;
 use super::state::POD_SOCKET;
+use super::template::{self, Template};
 use super::timeline::Stamp;
-use super::{exit, session};
+use super::{exit, log, session};
 use crate::sys;
-
-/// The guest's address. One pod per VMM process and no kernel vsock: every pod can have the same.
-const GUEST_CID: u64 = 3;
 
 /// What the boot leaves for the pod's life.
 struct Booted {
@@ -46,13 +45,18 @@ struct Booted {
 ///
 /// # Errors
 /// The launcher cannot be heard or told; everything else is reported to it.
-pub(crate) fn main(launcher: UnixStream, new: &NewPod, started: Stamp) -> anyhow::Result<u8> {
+pub(crate) fn main(
+    launcher: UnixStream,
+    new: &NewPod,
+    template: Option<Template>,
+    started: Stamp,
+) -> anyhow::Result<u8> {
     let console = session::begin(new.detached, new.console)?;
     // Before there is another thread: unshare(2) of a process with several threads is only its caller's.
     let left = sys::unshare_mounts().context("cannot make a mount namespace for the pod");
     let (events, received) = Events::new();
     let release = hear::launcher(launcher.try_clone()?, &events)?;
-    match left.and_then(|()| boot(new)) {
+    match left.and_then(|()| boot(new, template)) {
         Ok(booted) => {
             let Booted { share, running, connections, clients, mut stamps } = booted;
             hear::guest_connections(connections, &events)?;
@@ -74,7 +78,8 @@ pub(crate) fn main(launcher: UnixStream, new: &NewPod, started: Stamp) -> anyhow
 }
 
 /// Builds the share and the VM, confines the process to the share and starts the VM.
-fn boot(new: &NewPod) -> anyhow::Result<Booted> {
+fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
+    // The host's files can be opened here for the last time.
     let open = |path: &Path| File::open(path).with_context(|| format!("guest file {}", path.display()));
     let (kernel, initramfs) = (open(&new.kernel)?, open(&new.initramfs)?);
     let debug_console = new.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
@@ -82,27 +87,77 @@ fn boot(new: &NewPod) -> anyhow::Result<Booted> {
     let share = Share::build(&new.state_dir)?;
     let mut stamps = vec![Stamp::now("vmm: share built")];
     let (guest_connections, connections) = channel();
-    let vm = Vm::new(VmConfig {
-        kernel,
-        kernel_path: new.kernel.clone(),
-        initramfs,
-        initramfs_path: new.initramfs.clone(),
-        memory_mib: new.memory_mib,
-        vcpus: new.vcpus,
-        debug_console,
-        extra_command_line: Vec::new(),
-        for_snapshot: false,
-        devices: vec![
-            DeviceConfig::Vsock(VsockConfig { guest_cid: GUEST_CID, host_listener: None, guest_connections }),
-            DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: new.state_dir.clone() }),
-            DeviceConfig::Rng,
-        ],
-    })?;
-    stamps.push(Stamp::now("vmm: VM built"));
+    let restored = template.and_then(|template| restore(new, template, guest_connections.clone()));
+    let vm = match restored {
+        Some(vm) => {
+            stamps.push(Stamp::now("vmm: template restored"));
+            vm
+        }
+        None => {
+            let vm = Vm::new(VmConfig {
+                kernel,
+                kernel_path: new.kernel.clone(),
+                initramfs,
+                initramfs_path: new.initramfs.clone(),
+                memory_mib: new.memory_mib,
+                vcpus: new.vcpus,
+                debug_console,
+                extra_command_line: Vec::new(),
+                for_snapshot: false,
+                devices: devices(new.state_dir.clone(), guest_connections)?,
+            })?;
+            stamps.push(Stamp::now("vmm: VM built"));
+            vm
+        }
+    };
     Share::enter(&new.state_dir)?;
     let running = vm.start()?;
     stamps.push(Stamp::now("vmm: VM started"));
     Ok(Booted { share, running, connections, clients, stamps })
+}
+
+/// A VM from a template; with a warning if it cannot be made of it, and the pod boots.
+fn restore(new: &NewPod, template: Template, guest_connections: Sender<GuestConnection>) -> Option<Vm> {
+    let Template { state, memory } = template;
+    let restore = || {
+        Ok(Vm::restore(RestoreConfig {
+            snapshot: template::snapshot(&state)?,
+            memory,
+            memory_mib: new.memory_mib,
+            vcpus: new.vcpus,
+            devices: devices(new.state_dir.clone(), guest_connections)?,
+        })?)
+    };
+    restore()
+        .inspect_err(|error: &anyhow::Error| {
+            log::warning(&format!(
+                "the pod boots, its template cannot be used: {error:#}; crx template rm removes it"
+            ));
+        })
+        .ok()
+}
+
+/// The devices of a pod, the same for one that boots, one from a template, and the template itself.
+///
+/// # Errors
+/// The host has no entropy.
+pub(crate) fn devices(
+    share: PathBuf,
+    guest_connections: Sender<GuestConnection>,
+) -> anyhow::Result<Vec<DeviceConfig>> {
+    Ok(vec![
+        DeviceConfig::Vsock(VsockConfig { guest_cid: guest_cid()?, host_listener: None, guest_connections }),
+        DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: share }),
+        DeviceConfig::Rng,
+    ])
+}
+
+/// An address for the guest. No two pods meet over it, but no two should be taken for one another either: random, of the
+/// 32 bits that Linux uses, without those with a meaning (include/uapi/linux/vm_sockets.h).
+fn guest_cid() -> anyhow::Result<u64> {
+    let mut random = [0; 4];
+    getrandom(&mut random, GetRandomFlags::empty()).context("cannot draw the guest's address")?;
+    Ok(u64::from(u32::from_le_bytes(random).clamp(3, u32::MAX - 1)))
 }
 
 /// Listens where other commands of the host look for the pod.

@@ -42,10 +42,10 @@ impl Host {
         Self { socket, outbox: Vec::with_capacity(512), inbox: Inbox { buffer: Vec::new() } }
     }
 
-    /// Says hello, and when this PID 1 began.
-    pub(crate) fn hello(&mut self, started_ns: u64) {
+    /// Says hello, and when what was before the connection happened.
+    pub(crate) fn hello(&mut self, stages: &[(Stage, u64)]) {
         self.queue(&GuestMessage::Hello { version: VERSION });
-        self.queue(&GuestMessage::Stage { stage: Stage::Init, monotonic_ns: started_ns });
+        stages.iter().for_each(|(stage, monotonic_ns)| self.stage_at(*stage, *monotonic_ns));
         self.stage(Stage::Connected);
         self.flush();
     }
@@ -100,14 +100,6 @@ impl Host {
     /// The next message, if there is one.
     pub(crate) fn try_receive(&mut self) -> Received {
         self.receive(RecvFlags::DONTWAIT)
-    }
-
-    /// Sets the wall clock as the host says.
-    pub(crate) fn set_clock(&mut self, realtime_ns: u64) {
-        if let Err(error) = clock::set_realtime(realtime_ns) {
-            let text = format!("the pod's clock was not set: {error}");
-            self.send(&GuestMessage::Log(text));
-        }
     }
 
     fn receive(&mut self, flags: RecvFlags) -> Received {

@@ -1,7 +1,7 @@
 //! PID 1 of a pod: the boot calls, in their order. The kernel has just started this program from its initial
 //! file system; at the end the pod is off. What the calls do is in the modules, in the order of a launch:
-//! [`mounts`], [`agent`] (the connection to the host), [`session`] (the pod's loop) and its parts [`launch`],
-//! [`container`], [`net`], [`table`], [`stdio`], [`terminal`], [`questions`], [`reap`] and [`ending`], [`shutdown`].
+//! [`mounts`], [`moment`] (the guest becomes a pod), [`agent`] (the connection to the host), [`session`] (the pod's
+//! loop) and its parts [`launch`], [`container`], [`net`], [`table`], [`stdio`], [`terminal`], [`questions`], [`reap`] and [`ending`], [`shutdown`].
 //!
 //! One thread, no busy waiting, few system calls: on some hosts each costs 0.15 ms.
 
@@ -15,6 +15,7 @@ mod container;
 mod ending;
 mod failure;
 mod launch;
+mod moment;
 mod mounts;
 mod net;
 mod questions;
@@ -26,7 +27,7 @@ mod sys;
 mod table;
 mod terminal;
 
-use crx_proto::Stage;
+use crx_proto::{GuestMessage, Stage};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Keeps processes of containers out of this one and of what it clones: until a clone executes its program it has
@@ -43,10 +44,13 @@ fn boot() -> ! {
     hide_memory();
     let started_ns = clock::monotonic_ns();
     sys::open_standard_streams();
-    let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };
-    host.hello(started_ns);
     let pod = mounts::Pod::prepare();
-    host.stage(Stage::Mounted);
+    let mounted_ns = clock::monotonic_ns();
+    let warnings = moment::pass();
+    let resumed_ns = clock::monotonic_ns();
+    let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };
+    host.hello(&[(Stage::Init, started_ns), (Stage::Mounted, mounted_ns), (Stage::Resumed, resumed_ns)]);
+    warnings.into_iter().for_each(|text| host.send(&GuestMessage::Log(text)));
     session::run(&mut host, pod, &|port| sys::vsock_connect(port, false));
     shutdown::power_off()
 }

@@ -122,7 +122,6 @@ impl Session<'_> {
     fn obey(&mut self, message: HostMessage) -> bool {
         match message {
             HostMessage::PowerOff => return true,
-            HostMessage::SetClock { realtime_ns } => self.host.set_clock(realtime_ns),
             HostMessage::Create { process, owns_pod, start, plan, streams } => {
                 self.create(process, owns_pod, start, &plan, &streams);
             }

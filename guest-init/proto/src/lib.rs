@@ -8,7 +8,7 @@
 //! | [`StreamPorts`], random ones  | as the stream | bytes of one standard stream, or of a terminal both ways   |
 //!
 //! One connection per stream, so a full pipe blocks only itself. The order on the control connection:
-//! guest `Hello`, `Stage`s; host `SetClock`; then, for each container, host `Create`, guest opens the stream
+//! guest `Hello`, `Stage`s; then, for each container, host `Create`, guest opens the stream
 //! connections, then `Created`; host `Start`, guest `Started` (or `StartFailed` instead of either); host `Exec`, `Signal`,
 //! `Resize` and `Ask` at any time; guest `Exited`, after which it has shut its side of the streams down; host `PowerOff`.
 //!
@@ -34,7 +34,7 @@ pub use plan::{
 };
 
 /// Version of the protocol. Host and guest refuse each other when it differs.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Host port of the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Longest frame either side accepts: a plan with a large environment (ARG_MAX is 2 MiB) and mounts.

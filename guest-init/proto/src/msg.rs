@@ -29,11 +29,6 @@ pub enum StreamPorts {
 /// What the VMM tells PID 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostMessage {
-    /// The wall clock: nanoseconds since the epoch (CLOCK_REALTIME) when the message was written.
-    SetClock {
-        /// Nanoseconds since the epoch.
-        realtime_ns: u64,
-    },
     /// Make a container. Answered by `Created` and, once it is started, `Started`; or by `StartFailed`.
     Create {
         /// Its first process, and the directory of the share that has its files.
@@ -205,6 +200,8 @@ pub enum Stage {
     Init,
     /// The pseudo file systems are mounted.
     Mounted,
+    /// This guest is the pod's: it has its clock, entropy, memory and processors.
+    Resumed,
     /// The control connection to the host is open.
     Connected,
     /// The plan was received and decoded.

@@ -8,7 +8,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use crx_proto::{
@@ -466,15 +465,12 @@ impl Pod {
         Ok(None)
     }
 
-    /// PID 1 is there: sets its clock, and tells it everything that it missed.
+    /// PID 1 is there: tells it everything that it missed.
     fn greet(&mut self, version: u32) -> anyhow::Result<()> {
         if version != crx_proto::VERSION {
             bail!("the initramfs speaks version {version} of the protocol, not {}", crx_proto::VERSION);
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let realtime_ns = u64::try_from(now.as_nanos()).unwrap_or(0);
         let Some(early) = self.early.take() else { bail!("PID 1 of the pod said hello twice") };
-        self.tell(HostMessage::SetClock { realtime_ns });
         early.into_iter().for_each(|message| self.tell(message));
         self.stamps.push(Stamp::now("vmm: guest greeted"));
         Ok(())

@@ -54,13 +54,13 @@ impl Session<'_> {
         ports: &StreamPorts,
     ) -> Result<Process, StartError> {
         self.refuse_known(id)?;
-        // The connections are on their way while the share is mounted.
+        // The connections are on their way meanwhile.
         let connections = Connections::begin(ports, self.connect)?;
         if owns_pod {
             net::set_loopback_up()?;
             net::set_names(plan)?;
         }
-        self.pod.need_share()?;
+        self.pod.is_prepared()?;
         let terminal = plan.process.terminal.is_some();
         let (streams, mut relays) = stdio::streams(terminal, connections.finish()?)?;
         self.stage(owns_pod, Stage::Shared);

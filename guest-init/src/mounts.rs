@@ -44,9 +44,8 @@ pub(crate) struct Pod {
     cgroup: &'static str,
     /// Where device nodes are made that containers bind.
     device_nodes: &'static str,
-    /// Where the share is mounted, once it is.
+    /// Where the share is mounted.
     share: &'static str,
-    share_mounted: bool,
     bpf: Bpf,
     proc: bool,
     sys: bool,
@@ -58,14 +57,15 @@ impl Pod {
     pub(crate) fn prepare() -> Self {
         let prepared = own_root().map_err(|error| failed("pod", "move the root", error)).and_then(|()| {
             mount("cgroup2", CGROUP, "cgroup2", PSEUDO, c"nsdelegate,memory_recursiveprot")
-                .map_err(|error| failed("pod", "mount cgroup2", error))
+                .map_err(|error| failed("pod", "mount cgroup2", error))?;
+            mount(SHARE_TAG, SHARE, "virtiofs", MountFlags::empty(), None::<&CStr>)
+                .map_err(|error| failed("root.path", "mount the share of the host", error))
         });
         Self {
             prepared,
             cgroup: CGROUP,
             device_nodes: DEVICE_NODES,
             share: SHARE,
-            share_mounted: false,
             bpf: Bpf::Compiled,
             proc: false,
             sys: false,
@@ -73,15 +73,9 @@ impl Pod {
         }
     }
 
-    /// Mounts the share if it is not, and if everything before it worked.
-    pub(crate) fn need_share(&mut self) -> Result<(), StartError> {
-        self.prepared.clone()?;
-        if !self.share_mounted {
-            mount(SHARE_TAG, self.share, "virtiofs", MountFlags::empty(), None::<&CStr>)
-                .map_err(|error| failed("root.path", "mount the share of the host", error))?;
-            self.share_mounted = true;
-        }
-        Ok(())
+    /// Whether everything that every pod needs is there.
+    pub(crate) fn is_prepared(&self) -> Result<(), StartError> {
+        self.prepared.clone()
     }
 
     /// The directory of the share that has a container's files.
@@ -111,7 +105,6 @@ impl Pod {
             cgroup,
             device_nodes: nodes,
             share,
-            share_mounted: true,
             bpf: Bpf::Fixed,
             proc: true,
             sys: true,

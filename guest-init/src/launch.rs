@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use crx_proto::{ExecPlan, GuestMessage, Plan, ProcessId, Stage, StartError, StreamPorts};
 
-use crate::container::{self, Link, Made, Prepared, Said};
+use crate::container::{self, Link, Made, Prepared, Said, Standby, Streams};
 use crate::failure::{failed, refused};
 use crate::net;
 use crate::session::Session;
@@ -57,7 +57,6 @@ impl Session<'_> {
         // The connections are on their way meanwhile.
         let connections = Connections::begin(ports, self.connect)?;
         if owns_pod {
-            net::set_loopback_up()?;
             net::set_names(plan)?;
         }
         self.pod.is_prepared()?;
@@ -65,6 +64,12 @@ impl Session<'_> {
         let (streams, mut relays) = stdio::streams(terminal, connections.finish()?)?;
         self.stage(owns_pod, Stage::Shared);
         self.remove_left_over();
+        if let Some(standby) = self.standby.take() {
+            if owns_pod && standby.fits(plan) {
+                return self.make_of(standby, id, start, plan, &streams, relays);
+            }
+            self.left_over.push(standby.dismiss());
+        }
         let at_once = start && container::may_share_memory(plan, owns_pod);
         let link = if at_once && !terminal { None } else { Some(Link::pair()?) };
         let prepared = Prepared::new(plan, owns_pod, &mut self.pod)?;
@@ -92,6 +97,24 @@ impl Session<'_> {
             process.signal(libc::SIGKILL as u8);
         }
         Ok(process)
+    }
+
+    /// Makes the pod's first container of the process that waits for it.
+    fn make_of(
+        &mut self,
+        standby: Standby,
+        id: ProcessId,
+        start: bool,
+        plan: &Plan,
+        streams: &Streams,
+        relays: Relays,
+    ) -> Result<Process, StartError> {
+        let share = self.pod.share_of(id);
+        let (made, link) = standby.become_first(plan, &share, streams, !start, &mut self.pod)?;
+        let Made { container, first, cloned_ns } = made;
+        self.host.stage_at(Stage::Cloned, cloned_ns);
+        let phase = if start { Phase::Starting { created: false } } else { Phase::Making };
+        Ok(Process::new(first, Kind::First(Box::new(container)), relays, Some(link), phase))
     }
 
     /// Lets a container's first process go on to its program.

@@ -28,6 +28,7 @@ mod table;
 mod terminal;
 
 use crx_proto::{GuestMessage, Stage};
+use container::Standby;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Keeps processes of containers out of this one and of what it clones: until a clone executes its program it has
@@ -39,18 +40,28 @@ fn hide_memory() {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
+/// Everything that does not depend on a pod; with a line for people if the first container cannot be staged.
+fn prepare() -> (mounts::Pod, Option<Standby>, Option<String>) {
+    let mut pod = mounts::Pod::prepare();
+    let standby = pod.is_prepared().and_then(|()| net::set_loopback_up()).and_then(|()| Standby::begin(&mut pod));
+    match standby {
+        Ok(standby) => (pod, Some(standby), None),
+        Err(error) => (pod, None, Some(format!("the first container was not staged: {}", error.message))),
+    }
+}
+
 /// Everything PID 1 does, from the kernel's first instruction in it to power-off.
 fn boot() -> ! {
     hide_memory();
     let started_ns = clock::monotonic_ns();
     sys::open_standard_streams();
-    let pod = mounts::Pod::prepare();
+    let (pod, standby, unstaged) = prepare();
     let mounted_ns = clock::monotonic_ns();
     let warnings = moment::pass();
     let resumed_ns = clock::monotonic_ns();
     let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };
     host.hello(&[(Stage::Init, started_ns), (Stage::Mounted, mounted_ns), (Stage::Resumed, resumed_ns)]);
-    warnings.into_iter().for_each(|text| host.send(&GuestMessage::Log(text)));
-    session::run(&mut host, pod, &|port| sys::vsock_connect(port, false));
+    unstaged.into_iter().chain(warnings).for_each(|text| host.send(&GuestMessage::Log(text)));
+    session::run(&mut host, pod, standby, &|port| sys::vsock_connect(port, false));
     shutdown::power_off()
 }

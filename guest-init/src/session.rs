@@ -7,7 +7,7 @@ use crx_proto::{GuestMessage, HostMessage, ProcessId};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::agent::{Host, Received};
-use crate::container::Cgroup;
+use crate::container::{Cgroup, Standby};
 use crate::mounts::Pod;
 use crate::reap::Reaper;
 use crate::stdio::Connect;
@@ -17,6 +17,8 @@ use crate::table::{Phase, Source, Table};
 pub(crate) struct Session<'a> {
     pub(crate) host: &'a mut Host,
     pub(crate) pod: Pod,
+    /// Waits to become the first container's process.
+    pub(crate) standby: Option<Standby>,
     /// Connects to ports of the host.
     pub(crate) connect: Connect<'a>,
     pub(crate) table: Table,
@@ -25,8 +27,8 @@ pub(crate) struct Session<'a> {
 }
 
 /// Serves the host until it wants the pod to end, or is gone.
-pub(crate) fn run(host: &mut Host, pod: Pod, connect: Connect<'_>) {
-    let mut session = Session { host, pod, connect, table: Table::new(), left_over: Vec::new() };
+pub(crate) fn run(host: &mut Host, pod: Pod, standby: Option<Standby>, connect: Connect<'_>) {
+    let mut session = Session { host, pod, standby, connect, table: Table::new(), left_over: Vec::new() };
     // Until there is a container there is nothing else to wait for.
     loop {
         match session.host.wait() {

@@ -60,7 +60,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     match &arguments.verb {
         Verb::Build => {
             let (key, guest) = key()?;
-            if store.find(&key).is_none() {
+            if store.find(&key)?.is_none() {
                 template::build(&store, &key, guest.kernel, guest.initramfs)?;
             }
             super::report::print(&key.name())?;

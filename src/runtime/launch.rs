@@ -131,8 +131,10 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     // Before there is anything to be undone: it may take as long as a boot.
     let template = match (&request.joins, &request.templates) {
         (None, Some(store)) => template::for_pod(store, &request.pod),
-        _ => None,
+        _ => Ok(None),
     };
+    let without_template = template.as_ref().err().map(|error| format!("{error:#}"));
+    let template = template.unwrap_or_default();
     request.stamps.push(Stamp::now("crx: template found"));
     let state = StateDir::claim(&request.root, &request.id)?;
     let mut record = record(&request)?;
@@ -178,7 +180,13 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         state.write(&record)?;
         write_pid_file(&request.caller, record.pid)
     };
-    let on_started = || poststart(&record);
+    let on_started = || {
+        // Now that it has booted: one that cannot boot either has told why.
+        if let Some(reason) = &without_template {
+            log::warning(&format!("the pod booted without a template: {reason}"));
+        }
+        poststart(&record);
+    };
     let mut following = Following {
         what: format!("container {:?}", request.id),
         follow: request.caller.follow,

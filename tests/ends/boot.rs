@@ -28,7 +28,7 @@ fn ctrl_c_during_the_boot_ends_everything() {
         let before = Leftovers::now();
         // A container that would never end by itself: only the boot's end can be what ends it.
         let bundle = Bundle::busybox().set("/process/terminal", json!(false)).args(&["sleep", "100000"]);
-        let running = bundle.command().start();
+        let running = bundle.command_with(&["--no-template"]).start();
         std::thread::sleep(Duration::from_millis(moment_ms));
         // What a terminal does: the whole foreground group gets it.
         let group = Pid::from_raw(running.pid() as i32).unwrap();
@@ -48,7 +48,7 @@ fn ctrl_c_on_a_terminal_during_the_boot_gives_the_terminal_back() {
     let _alone = leftovers::alone();
     let before = Leftovers::now();
     let bundle = Bundle::busybox().set("/process/terminal", json!(true)).args(&["sleep", "100000"]);
-    let mut terminal = Terminal::start(bundle.command(), 24, 80);
+    let mut terminal = Terminal::start(bundle.command_with(&["--no-template"]), 24, 80);
     let attributes = terminal.attributes();
     std::thread::sleep(Duration::from_millis(500));
     // By the key: either the terminal makes it a signal, or crx has it raw already and knows what to do.
@@ -69,7 +69,7 @@ fn kill_9_during_the_boot_leaves_only_what_the_next_command_removes() {
     let before = Leftovers::now();
     for moment_ms in MOMENTS_MS {
         let bundle = Bundle::busybox().args(&["sleep", "100000"]);
-        let running = bundle.command().start();
+        let running = bundle.command_with(&["--no-template"]).start();
         std::thread::sleep(Duration::from_millis(moment_ms));
         running.signal(Signal::KILL);
         let _ = running.wait();

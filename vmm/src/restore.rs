@@ -78,20 +78,23 @@ pub(crate) fn restore(config: RestoreConfig) -> Result<Vm, VmError> {
     }))
 }
 
-/// The first vCPU as it was saved, the others as at a boot: they wait for their start-up IPI.
+/// The first vCPU as it was saved, the others as at a boot: they wait for their start-up IPI. All are made before the
+/// first is set: setting its local APIC has KVM look at who can be sent an IPI (kvm_recalculate_apic_map()).
 fn vcpus_of(vm: &VmFd, state: &State, count: u8) -> Result<Vec<Vcpu>, VmError> {
+    let make = |index: u8| -> Result<Vcpu, VmError> {
+        let fd = vm.create_vcpu(index.into()).kvm("cannot create a vCPU")?;
+        Ok(Vcpu { index, fd })
+    };
+    let vcpus = (0..count).map(make).collect::<Result<Vec<_>, _>>()?;
     let mut template = cpuid::Template::from_saved(&state.vcpu.cpuid, state.vcpus);
-    (0..count)
-        .map(|index| {
-            let fd = vm.create_vcpu(index.into()).kvm("cannot create a vCPU")?;
-            if index == 0 {
-                state.vcpu.restore(&fd)?;
-            } else {
-                cpuid::set(&fd, template.of(index))?;
-                msrs::set_boot(&fd)?;
-                tsc::set(&fd, state.vcpu.tsc())?;
-            }
-            Ok(Vcpu { index, fd })
-        })
-        .collect()
+    for Vcpu { index, fd } in vcpus.iter().rev() {
+        if *index == 0 {
+            state.vcpu.restore(fd)?;
+        } else {
+            cpuid::set(fd, template.of(*index))?;
+            msrs::set_boot(fd)?;
+            tsc::set(fd, state.vcpu.tsc())?;
+        }
+    }
+    Ok(vcpus)
 }

@@ -21,6 +21,7 @@
 pub mod frame;
 mod msg;
 mod plan;
+mod standard;
 
 pub use frame::FrameError;
 pub use msg::{
@@ -32,6 +33,8 @@ pub use plan::{
     IdMapping, IoDeviceLimit, IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan,
     Process, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock, UserMappings, Volume,
 };
+
+pub use standard::standard;
 
 /// Version of the protocol. Host and guest refuse each other when it differs.
 pub const VERSION: u32 = 3;

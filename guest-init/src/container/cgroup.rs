@@ -41,17 +41,17 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     /// Makes the cgroup and sets its limits.
-    pub(crate) fn create(plan: &Plan, pod: &Pod) -> Result<Self, StartError> {
-        let settings = settings(&plan.cgroup);
+    pub(crate) fn create(name: &str, limits: &Limits, pod: &Pod) -> Result<Self, StartError> {
+        let settings = settings(limits);
         let controllers = controllers(&settings);
         let root =
             pod.cgroup_root().map_err(|error| failed("linux.resources", "open the cgroup tree", error))?;
         enable(root.as_fd(), &controllers)?;
-        let fail = |error| failed("linux.cgroupsPath", format_args!("make the cgroup {}", plan.id), error);
-        mkdirat(&root, &*plan.id, Mode::from_raw_mode(0o755)).map_err(fail)?;
+        let fail = |error| failed("linux.cgroupsPath", format_args!("make the cgroup {name}"), error);
+        mkdirat(&root, name, Mode::from_raw_mode(0o755)).map_err(fail)?;
         let mut cgroup = Self {
-            directory: open_directory(root.as_fd(), &plan.id).map_err(fail)?,
-            path: pod.cgroup_path(&plan.id),
+            directory: open_directory(root.as_fd(), name).map_err(fail)?,
+            path: pod.cgroup_path(name),
             device_program: None,
             has_memory: controllers.contains("+memory"),
             events: None,
@@ -59,9 +59,7 @@ impl Cgroup {
         };
         let limited = || {
             settings.iter().try_for_each(|setting| set(cgroup.as_fd(), setting))?;
-            delegate(plan, &cgroup.directory)
-                .map_err(|error| failed("linux.cgroupsPath", "give it to its user", error))?;
-            load_device_program(&plan.cgroup)
+            load_device_program(limits)
         };
         match limited() {
             Ok(program) => {
@@ -73,6 +71,41 @@ impl Cgroup {
                 Err(error)
             }
         }
+    }
+
+    /// Gives the cgroup to the process's user, if the plan is of the kind for which the specification asks that.
+    pub(crate) fn delegate(&self, plan: &Plan) -> Result<(), StartError> {
+        delegate(plan, &self.directory)
+            .map_err(|error| failed("linux.cgroupsPath", "give it to its user", error))
+            .inspect_err(|_| drop(self.remove()))
+    }
+
+    /// Makes a cgroup that was created with `before` a plan's.
+    pub(crate) fn limit(&mut self, plan: &Plan, before: &Limits, pod: &Pod) -> Result<(), StartError> {
+        if plan.cgroup != *before {
+            self.update(&plan.cgroup, pod)?;
+        }
+        if plan.cgroup.devices != before.devices {
+            self.device_program = load_device_program(&plan.cgroup)?;
+        }
+        self.delegate(plan)
+    }
+
+    /// Its device program, if it has one that is yet to decide.
+    pub(crate) fn device_program(&self) -> Option<BorrowedFd<'_>> {
+        self.device_program.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The cgroup as its first process, which is told its device program, sees it.
+    pub(crate) fn with_program(&self, program: Option<OwnedFd>) -> io::Result<Self> {
+        Ok(Self {
+            directory: self.directory.try_clone().map_err(|_| Errno::MFILE)?,
+            path: self.path.clone(),
+            device_program: program,
+            has_memory: self.has_memory,
+            events: None,
+            memory_events: None,
+        })
     }
 
     /// Its path in the pod.

@@ -7,6 +7,7 @@ use super::cgroup::Cgroup;
 use super::namespaces::Namespaces;
 use super::process::{Becoming, set_privileged};
 use super::rootfs::Root;
+use super::staged::Staged;
 use super::user::{self, UserNamespace};
 use super::{devices, masks, mounts, parameters};
 use crate::net;
@@ -22,6 +23,8 @@ pub(crate) struct First<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// Its user namespace, if it has one.
     pub(crate) user: Option<&'a UserNamespace<'a>>,
+    /// File systems that were made before; then its own namespaces are entered already, too.
+    pub(crate) staged: Option<&'a Staged>,
     pub(crate) becoming: Becoming<'a>,
 }
 
@@ -38,20 +41,28 @@ impl First<'_> {
     fn become_container(&self) -> Result<(), StartError> {
         let plan = self.plan;
         self.becoming.begin()?;
-        self.namespaces.enter()?;
+        if self.staged.is_none() {
+            self.namespaces.enter()?;
+        }
         self.set_up_namespaces()?;
         if self.user.is_some() {
             user::become_root()?;
         }
         let root = Root::open_in(self.share, self.namespaces.has_mount)?;
         let cgroup = (!self.namespaces.own_cgroup).then_some(self.cgroup.path());
-        let context = mounts::Context { root: &root, share: self.share, cgroup };
+        let fitting = self.staged.map(|staged| staged.fitting(plan));
+        let fitting = fitting.as_ref();
+        let context = mounts::Context { root: &root, share: self.share, cgroup, fitting };
         let read_only_later = mounts::make_all(&context, plan)?;
-        devices::make_all(&root, plan, self.user.map(UserNamespace::nodes))?;
+        if !fitting.is_some_and(|fitting| fitting.has_devices(plan)) {
+            devices::make_all(&root, plan, self.user.map(UserNamespace::nodes))?;
+        }
         self.becoming.connect_streams(&root, true)?;
         mounts::finish(&root, &read_only_later)?;
-        masks::make_read_only(&root, &plan.readonly_paths)?;
-        masks::mask(&root, &plan.masked_paths)?;
+        masks::make_read_only(&root, &plan.readonly_paths, |path| {
+            fitting.is_some_and(|fitting| fitting.is_read_only(path))
+        })?;
+        masks::mask(&root, &plan.masked_paths, |path| fitting.is_some_and(|fitting| fitting.is_masked(path)))?;
         if self.user.is_none() {
             self.cgroup.restrict_devices()?;
             set_privileged(&plan.process, None)?;

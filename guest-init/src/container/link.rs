@@ -17,6 +17,10 @@ use crate::failure::failed;
 
 /// Most bytes of an error's message; what is longer is cut.
 const MAX_MESSAGE_BYTES: usize = 8 << 10;
+/// Most bytes of orders: well below what a socket takes at once (net.core.wmem_default, 208 KiB).
+pub(crate) const MAX_ORDERS_BYTES: usize = 128 << 10;
+/// Descriptors beside them: three streams and a device program.
+const MAX_ORDER_DESCRIPTORS: usize = 4;
 /// First byte of a packet with the terminal's master.
 const TERMINAL: u8 = 1;
 /// Of the only packet that says that the process waits at the gate.
@@ -75,6 +79,44 @@ impl Link {
                 result => return result.map(drop),
             }
         }
+    }
+
+    /// The process says that it waits for its orders.
+    pub(crate) fn say_ready(&self) -> rustix::io::Result<()> {
+        write(&self.0, &[READY]).map(drop)
+    }
+
+    /// PID 1 gives orders: at most [`MAX_ORDERS_BYTES`], and a few descriptors.
+    pub(crate) fn give_orders(&self, orders: &[u8], descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(Errno::TOOMANYREFS);
+        }
+        sendmsg(&self.0, &[IoSlice::new(orders)], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// The process waits for its orders.
+    pub(crate) fn take_orders(&self) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut orders = vec![0; MAX_ORDERS_BYTES];
+        let length = loop {
+            let mut slices = [std::io::IoSliceMut::new(&mut orders)];
+            match recvmsg(&self.0, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(Errno::INTR) => {}
+                received => break received?.bytes,
+            }
+        };
+        if length == 0 {
+            return Err(Errno::CONNRESET);
+        }
+        orders.truncate(length);
+        let descriptors = control.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        });
+        Ok((orders, descriptors.collect()))
     }
 
     /// The process says why it cannot go on. If PID 1 does not listen there is nobody to tell.

@@ -16,9 +16,9 @@ use crate::sys;
 /// An empty file of the pod.
 const EMPTY_FILE: &str = "/dev/null";
 
-/// Covers each path with an empty file or an empty directory.
-pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartError> {
-    for (index, path) in paths.iter().enumerate() {
+/// Covers each path with an empty file or an empty directory, but for those that are `done`.
+pub(crate) fn mask(root: &Root, paths: &[String], done: impl Fn(&str) -> bool) -> Result<(), StartError> {
+    for (index, path) in paths.iter().enumerate().filter(|(_, path)| !done(path)) {
         let fail = |error: std::io::Error| {
             failed(format_args!("linux.maskedPaths[{index}] ({path})"), "mask", error)
         };
@@ -29,9 +29,13 @@ pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Makes each path read-only.
-pub(crate) fn make_read_only(root: &Root, paths: &[String]) -> Result<(), StartError> {
-    for (index, path) in paths.iter().enumerate() {
+/// Makes each path read-only, but for those that are `done`.
+pub(crate) fn make_read_only(
+    root: &Root,
+    paths: &[String],
+    done: impl Fn(&str) -> bool,
+) -> Result<(), StartError> {
+    for (index, path) in paths.iter().enumerate().filter(|(_, path)| !done(path)) {
         let fail = |error: std::io::Error| {
             failed(format_args!("linux.readonlyPaths[{index}] ({path})"), "make it read-only", error)
         };

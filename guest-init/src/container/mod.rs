@@ -20,6 +20,8 @@ mod process;
 pub(crate) mod processes;
 mod program;
 mod rootfs;
+mod staged;
+mod standby;
 pub(crate) mod usage;
 mod user;
 
@@ -34,6 +36,7 @@ use self::first::First;
 pub(crate) use self::link::{Link, Said};
 use self::namespaces::Namespaces;
 pub(crate) use self::process::Streams;
+pub(crate) use self::standby::Standby;
 use self::process::{Becoming, StartHooks};
 use self::program::Program;
 use self::user::{NodeDirectory, UserNamespace};
@@ -99,7 +102,8 @@ impl<'p> Prepared<'p> {
         }
         let user = plan.user_mappings.as_ref().map(|mappings| UserNamespace::new(plan, mappings, pod));
         let user = user.transpose()?;
-        let cgroup = Cgroup::create(plan, pod)?;
+        let cgroup = Cgroup::create(&plan.id, &plan.cgroup, pod)?;
+        cgroup.delegate(plan)?;
         Ok(Self { plan, owns_pod, namespaces, cgroup, program, user })
     }
 
@@ -180,7 +184,7 @@ impl<'p> Prepared<'p> {
             gate,
         };
         let user = user.as_ref();
-        let first = First { plan, owns_pod: *owns_pod, share, namespaces, cgroup, user, becoming };
+        let first = First { plan, owns_pod: *owns_pod, share, namespaces, cgroup, user, staged: None, becoming };
         let nodes = user.into_iter().flat_map(|user| user.nodes().iter().map(AsFd::as_fd));
         let keep: Vec<BorrowedFd<'_>> = streams
             .descriptors()

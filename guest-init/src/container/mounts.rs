@@ -11,6 +11,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::fchdir;
 
 use super::copy_up;
+use super::staged::Fitting;
 use super::rootfs::{MS_REC, Root, attach_over, clone_tree};
 use crate::failure::failed;
 use crate::sys;
@@ -37,12 +38,19 @@ pub(crate) struct Context<'a> {
     pub(crate) share: &'a str,
     /// The container's cgroup, as a directory of the pod, unless it has a cgroup namespace.
     pub(crate) cgroup: Option<&'a str>,
+    /// Trees that were made before.
+    pub(crate) fitting: Option<&'a Fitting<'a>>,
 }
 
 /// Makes every mount of the plan. Returned are those that become read-only only once the devices are made.
 pub(crate) fn make_all<'p>(context: &Context<'_>, plan: &'p Plan) -> Result<Vec<&'p Mount>, StartError> {
     let mut read_only_later = Vec::new();
     for mount in &plan.mounts {
+        if let Some(fitting) = context.fitting
+            && fitting.attach(context.root, mount)?
+        {
+            continue;
+        }
         let later = is_read_only_later(mount);
         make(context, plan, mount, later).map_err(|(action, error)| failed(name(mount), action, error))?;
         if later {

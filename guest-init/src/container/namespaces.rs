@@ -256,7 +256,7 @@ pub(crate) fn with_pid_namespace<T>(
 }
 
 /// The pod has one of this kind to give to its first container.
-fn is_of_pod(kind: NamespaceKind) -> bool {
+pub(crate) fn is_of_pod(kind: NamespaceKind) -> bool {
     matches!(kind, NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts)
 }
 

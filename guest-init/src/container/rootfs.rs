@@ -47,10 +47,15 @@ impl Root {
         Ok(Self { fd, is_mount })
     }
 
+    /// A root at a path of the pod.
+    pub(crate) fn at(path: &str) -> io::Result<Self> {
+        let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { fd, is_mount: false })
+    }
+
     /// The root of this process, which is in its container.
     pub(crate) fn of_this_process() -> io::Result<Self> {
-        let fd = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd, is_mount: false })
+        Self::at("/")
     }
 
     /// Opens what is at `path`, without any right to use it but to name it.

@@ -87,8 +87,9 @@ fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
     let share = Share::build(&new.state_dir)?;
     let mut stamps = vec![Stamp::now("vmm: share built")];
     let (guest_connections, connections) = channel();
-    let restored = template.and_then(|template| restore(new, template, guest_connections.clone()));
-    let vm = match restored {
+    let restored = template.map(|template| restore(new, template, guest_connections.clone())).transpose();
+    let unusable = restored.as_ref().err().map(|error| format!("{error:#}"));
+    let vm = match restored.unwrap_or_default() {
         Some(vm) => {
             stamps.push(Stamp::now("vmm: template restored"));
             vm
@@ -112,29 +113,28 @@ fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
     };
     Share::enter(&new.state_dir)?;
     let running = vm.start()?;
+    // A pod that cannot boot either has told why.
+    if let Some(reason) = unusable {
+        log::warning(&format!("the pod boots, its template cannot be used: {reason}; crx template rm removes it"));
+    }
     stamps.push(Stamp::now("vmm: VM started"));
     Ok(Booted { share, running, connections, clients, stamps })
 }
 
-/// A VM from a template; with a warning if it cannot be made of it, and the pod boots.
-fn restore(new: &NewPod, template: Template, guest_connections: Sender<GuestConnection>) -> Option<Vm> {
+/// A VM from a template.
+fn restore(
+    new: &NewPod,
+    template: Template,
+    guest_connections: Sender<GuestConnection>,
+) -> anyhow::Result<Vm> {
     let Template { state, memory } = template;
-    let restore = || {
-        Ok(Vm::restore(RestoreConfig {
-            snapshot: template::snapshot(&state)?,
-            memory,
-            memory_mib: new.memory_mib,
-            vcpus: new.vcpus,
-            devices: devices(new.state_dir.clone(), guest_connections)?,
-        })?)
-    };
-    restore()
-        .inspect_err(|error: &anyhow::Error| {
-            log::warning(&format!(
-                "the pod boots, its template cannot be used: {error:#}; crx template rm removes it"
-            ));
-        })
-        .ok()
+    Ok(Vm::restore(RestoreConfig {
+        snapshot: template::snapshot(&state)?,
+        memory,
+        memory_mib: new.memory_mib,
+        vcpus: new.vcpus,
+        devices: devices(new.state_dir.clone(), guest_connections)?,
+    })?)
 }
 
 /// The devices of a pod, the same for one that boots, one from a template, and the template itself.

@@ -45,9 +45,10 @@ pub(crate) struct NewTemplate {
 /// The store cannot be written, or the guest does not come to its moment. Nothing is left behind.
 pub(crate) fn build(store: &Store, key: &Key, kernel: PathBuf, initramfs: PathBuf) -> anyhow::Result<()> {
     let _lock = store.lock()?;
-    if store.find(key).is_some() {
+    if store.find(key)?.is_some() {
         return Ok(());
     }
+    log::debug(&format!("making template {}", key.name()));
     let unfinished = store.begin()?;
     let failed = || format!("cannot write {}", unfinished.path().display());
     let memory = unfinished.memory().with_context(failed)?;

@@ -16,6 +16,9 @@ use super::{MEMORY_MIB, VCPUS};
 /// Bytes of a snapshot's label.
 const LABEL_BYTES: usize = 32;
 
+/// Characters of a key's name, hexadecimal.
+pub(crate) const NAME_CHARACTERS: usize = 12;
+
 /// Of a kernel, a first process, a VMM, a host and a shape.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -64,7 +67,7 @@ impl Key {
 
     /// For the directory in the store, and for commands.
     pub(crate) fn name(&self) -> String {
-        self.label[..6].iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
+        self.label[..NAME_CHARACTERS / 2].iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
     }
 }
 

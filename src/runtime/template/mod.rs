@@ -60,20 +60,19 @@ pub(crate) fn why_not(pod: &NewPod) -> Option<&'static str> {
     }
 }
 
-/// The template for a pod, made if it is not there. `None`, with a warning, if none can be had: then the pod boots.
-pub(crate) fn for_pod(store: &Store, pod: &NewPod) -> Option<Template> {
+/// The template for a pod, made if it is not there; none for one that has to boot.
+///
+/// # Errors
+/// None can be had. The pod can boot all the same, or meets the same reason.
+pub(crate) fn for_pod(store: &Store, pod: &NewPod) -> anyhow::Result<Option<Template>> {
     if let Some(reason) = why_not(pod) {
         log::debug(&format!("no template for this pod: {reason}"));
-        return None;
+        return Ok(None);
     }
-    let found = Key::new(&pod.kernel, &pod.initramfs).and_then(|key| find_or_build(store, &key, pod));
-    found.inspect_err(|error| log::warning(&format!("the pod boots without a template: {error:#}"))).ok()
-}
-
-fn find_or_build(store: &Store, key: &Key, pod: &NewPod) -> anyhow::Result<Template> {
-    if let Some(template) = store.find(key) {
-        return Ok(template);
+    let key = Key::new(&pod.kernel, &pod.initramfs)?;
+    if let Some(template) = store.find(&key)? {
+        return Ok(Some(template));
     }
-    build(store, key, pod.kernel.clone(), pod.initramfs.clone())?;
-    store.find(key).context("the template went as soon as it was made")
+    build(store, &key, pod.kernel.clone(), pod.initramfs.clone())?;
+    store.find(&key)?.context("the template went as soon as it was made").map(Some)
 }

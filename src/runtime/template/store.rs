@@ -12,21 +12,24 @@
 //! The content is checked once in each boot of the host, and when the file changed; header, state and size at every launch.
 
 use std::fs::{self, DirBuilder, File, FileTimes};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use crx_vmm::{HEADER_BYTES, Header, Snapshot};
+use crx_vmm::{Header, Snapshot};
 use rustix::fs::{FlockOperation, flock};
 
-use super::key::{Key, identity_of};
+use super::key::{Key, NAME_CHARACTERS, identity_of};
 use super::Template;
 use crate::runtime::{log, state};
 
 /// Most bytes of the disk that a store takes, unless its caller says otherwise.
 pub(crate) const DEFAULT_LIMIT_MIB: u64 = 1024;
+
+/// Most bytes that are read of a state; it has some 12 KiB.
+const MAX_STATE_BYTES: u64 = 1 << 20;
 
 const LOCK: &str = "lock";
 const STATE: &str = "state";
@@ -72,18 +75,19 @@ impl Store {
         self.path.join(key.name())
     }
 
-    /// The template of a key, if it is there and good; one that is damaged is removed, with a warning.
-    pub(crate) fn find(&self, key: &Key) -> Option<Template> {
-        let directory = self.directory(key);
-        match open(&directory, Some(key)) {
-            Ok(template) => template,
-            Err(error) => {
-                log::warning(&format!("template {}: {error:#}; it is made again", key.name()));
-                // One that cannot be removed is made anew all the same, if at all.
-                let _ = self.lock().and_then(|_lock| self.discard(&directory));
-                None
-            }
+    /// The template of a key, if it is there and good; one that is damaged counts as none, with a warning.
+    ///
+    /// # Errors
+    /// The store is not to be trusted.
+    pub(crate) fn find(&self, key: &Key) -> anyhow::Result<Option<Template>> {
+        if !self.path.exists() {
+            return Ok(None);
         }
+        self.check_owner()?;
+        Ok(open(&self.directory(key), key).unwrap_or_else(|error| {
+            log::warning(&format!("template {}: {error:#}; it is made again", key.name()));
+            None
+        }))
     }
 
     /// Makes the store if it is not there, and takes its lock. What was left unfinished is removed.
@@ -106,7 +110,8 @@ impl Store {
 
     /// A guest is only as trustworthy as who can write its memory.
     fn check_owner(&self) -> anyhow::Result<()> {
-        let metadata = self.path.metadata()?;
+        let metadata =
+            self.path.metadata().with_context(|| format!("template store {}", self.path.display()))?;
         let own = metadata.uid() == rustix::process::geteuid().as_raw();
         if !own || metadata.mode() & 0o022 != 0 {
             bail!("template store {}: others than this user can write it; chown and chmod it", self.path.display());
@@ -177,7 +182,7 @@ impl Store {
         for entry in listed {
             let entry = entry.with_context(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name != LOCK && !name.starts_with(UNFINISHED) {
+            if is_name(&name) {
                 entries.push(describe(name, &entry.path()));
             }
         }
@@ -246,19 +251,24 @@ fn default_path() -> PathBuf {
     cache.or_else(home).unwrap_or_else(std::env::temp_dir).join("crx/templates")
 }
 
+/// Something in the store is a template: others may be there, such as a file system's lost+found.
+fn is_name(name: &str) -> bool {
+    name.len() == NAME_CHARACTERS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Opens a template; `None` if it is not there.
-fn open(directory: &Path, key: Option<&Key>) -> anyhow::Result<Option<Template>> {
+fn open(directory: &Path, key: &Key) -> anyhow::Result<Option<Template>> {
     let state = match File::open(directory.join(STATE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.context(STATE)?,
     };
-    let mut header = [0; HEADER_BYTES];
-    state.read_exact_at(&mut header, 0).context(STATE)?;
-    let header = Header::parse(&header).context(STATE)?;
-    if key.is_some_and(|key| key.label() != header.label) {
+    let bytes = state_bytes(&state)?;
+    if Header::parse(&bytes).context(STATE)?.label != key.label() {
         bail!("it was made of something else");
     }
+    let snapshot = Snapshot::from_bytes(&bytes).context(STATE)?;
     let memory = File::open(directory.join(MEMORY)).context(MEMORY)?;
+    snapshot.check_size(&memory).context(MEMORY)?;
     let mark = mark(&memory)?;
     let checked = directory.join(CHECKED);
     if fs::read_to_string(&checked).is_ok_and(|checked| checked == mark) {
@@ -266,7 +276,7 @@ fn open(directory: &Path, key: Option<&Key>) -> anyhow::Result<Option<Template>>
         let now = FileTimes::new().set_modified(SystemTime::now());
         let _ = File::open(&checked).and_then(|file| file.set_times(now));
     } else {
-        snapshot(&state)?.check_content(&memory).context(MEMORY)?;
+        snapshot.check_content(&memory).context(MEMORY)?;
         // A store that cannot be written is checked at every launch.
         let _ = state::write_atomically(&checked, mark.as_bytes());
     }
@@ -280,10 +290,16 @@ fn mark(memory: &File) -> anyhow::Result<String> {
 }
 
 /// Reads the state of a template.
-pub(crate) fn snapshot(mut state: &File) -> anyhow::Result<Snapshot> {
-    let mut bytes = Vec::new();
-    state.read_to_end(&mut bytes).context(STATE)?;
-    Snapshot::from_bytes(&bytes).context(STATE)
+pub(crate) fn snapshot(state: &File) -> anyhow::Result<Snapshot> {
+    Snapshot::from_bytes(&state_bytes(state)?).context(STATE)
+}
+
+fn state_bytes(state: &File) -> anyhow::Result<Vec<u8>> {
+    let size = state.metadata().context(STATE)?.len().min(MAX_STATE_BYTES);
+    let mut bytes = vec![0; size as usize];
+    // Not where the last reader of this open file stopped.
+    state.read_exact_at(&mut bytes, 0).context(STATE)?;
+    Ok(bytes)
 }
 
 fn read(directory: &Path) -> anyhow::Result<(Snapshot, File)> {

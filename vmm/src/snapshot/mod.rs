@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | 1 | vCPU (`vcpu`), its last exit finished | memory mapped (`memory`), shown to KVM |
 //! | 2 | devices: workers stopped, queues (`crx_virtio::transport`) | interrupt controllers made and set (`chips`) |
-//! | 3 | interrupt controllers, clock (`chips`) | vCPU made and set; others made as at a boot |
+//! | 3 | interrupt controllers, clock (`chips`) | all vCPUs made; set, the first as the last |
 //! | 4 | memory (`memory`), which nobody writes any more | devices attached, queues set, workers started |
 //! | 5 | the header (`format`) | clock; then the moment's page, and the guest goes on |
 //!

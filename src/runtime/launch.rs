@@ -7,41 +7,25 @@
 //! Before: `cli::run`, `cli::create`, `cli::exec`.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command as Process};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use crx_oci::Planned;
 use crx_proto::{ExecPlan, ExitStatus, FrameError};
-use rustix::io::{FdFlags, fcntl_setfd};
 use signal_hook::consts::signal;
-use signal_hook::iterator::Signals;
 
-use super::channel::{self, Command, Failure, NewContainer, NewPod, Report, Role, Status};
+use super::channel::{Command, Failure, NewContainer, NewPod, Report, Role, Status};
+use super::host_process::{Event, FORWARDED, HostProcess, hear_signals};
 use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Stamp};
-use super::{cgroup, console, exit, hooks, log, share, state};
-
-/// Signals that are passed on to the container, as runc does; before it is started they end the launch.
-const FORWARDED: [i32; 9] = [
-    signal::SIGHUP,
-    signal::SIGINT,
-    signal::SIGQUIT,
-    signal::SIGTERM,
-    signal::SIGUSR1,
-    signal::SIGUSR2,
-    signal::SIGALRM,
-    signal::SIGCONT,
-    signal::SIGWINCH,
-];
+use super::{cgroup, exit, hooks, log, share, state};
 
 /// How long a launch may be silent on a terminal.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -312,122 +296,9 @@ fn write_pid_file(caller: &Caller, pid: Option<u32>) -> anyhow::Result<()> {
     }
 }
 
-enum Event {
-    Report(Report),
-    /// The process closed its end: it is gone, or about to be.
-    Gone(FrameError),
-    Signal(i32),
-}
-
-/// Turns signals into events, on a thread of its own.
-fn hear_signals(events: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new(FORWARDED)?;
-    thread::Builder::new().name("crx-signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(())
-}
-
 /// The socket of a pod, to be handed on.
 fn owned(pod: Option<UnixStream>) -> Vec<OwnedFd> {
     pod.into_iter().map(OwnedFd::from).collect()
-}
-
-/// The process that is the container's on the host, and the socket to it. Dropped, it is ended.
-struct HostProcess {
-    child: Option<Child>,
-    socket: UnixStream,
-}
-
-impl HostProcess {
-    /// Starts it, and it waits to be told its role. It keeps the lock of the state directory.
-    fn start(
-        id: &str,
-        role: &Role,
-        state: Option<&StateDir>,
-        console_socket: &Option<PathBuf>,
-        events: Sender<Event>,
-    ) -> anyhow::Result<Self> {
-        let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
-        let (socket, inherited) = UnixStream::pair()?;
-        // The child keeps both: the socket, and the lock that says the container is alive.
-        fcntl_setfd(&inherited, FdFlags::empty())?;
-        if let Some(state) = state {
-            fcntl_setfd(state.lock(), FdFlags::empty())?;
-        }
-        let verb = if matches!(role, Role::Pod(_)) { "vmm" } else { "stand-in" };
-        let mut command = Process::new("/proc/self/exe");
-        command.arg0("crx").args([verb, id, "--channel", &inherited.as_raw_fd().to_string()]);
-        if let Some(state) = state {
-            command.args(["--lock", &state.lock().as_raw_fd().to_string()]);
-        }
-        if let Some(terminal) = console {
-            command.stdin(terminal.try_clone()?).stdout(terminal);
-        }
-        let child = command.spawn().with_context(|| format!("cannot start the process of {id:?}"))?;
-        if let Some(state) = state {
-            fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
-        }
-        drop(inherited);
-        let process = Self { child: Some(child), socket };
-        hear_reports(process.socket.try_clone()?, events)?;
-        Ok(process)
-    }
-
-    fn pid(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
-    }
-
-    /// Sends a message. A process that died already is told by its socket's end.
-    fn tell<T: serde::Serialize>(&self, message: &T, descriptors: &[OwnedFd]) -> anyhow::Result<()> {
-        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        match channel::send(&self.socket, message, &descriptors) {
-            Err(error @ FrameError::TooLong { .. }) => Err(error).context("config.json is too large"),
-            _ => Ok(()),
-        }
-    }
-
-    /// Lets it live on without its launcher.
-    fn release(&mut self) -> anyhow::Result<()> {
-        self.tell(&Command::Release, &[])?;
-        self.child = None;
-        Ok(())
-    }
-
-    /// Ends it and waits until it is gone, and with it everything that it had.
-    fn end(&mut self) -> Option<std::process::ExitStatus> {
-        let mut child = self.child.take()?;
-        // It may have ended by itself.
-        let _ = child.kill();
-        child.wait().ok()
-    }
-}
-
-impl Drop for HostProcess {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Turns reports into events, on a thread of its own.
-fn hear_reports(socket: UnixStream, events: Sender<Event>) -> io::Result<()> {
-    thread::Builder::new().name("crx-reports".to_owned()).spawn(move || {
-        loop {
-            let event = match channel::receive(&socket) {
-                Ok((report, _)) => Event::Report(report),
-                Err(error) => Event::Gone(error),
-            };
-            let last = matches!(event, Event::Gone(_));
-            if events.send(event).is_err() || last {
-                return;
-            }
-        }
-    })?;
-    Ok(())
 }
 
 /// A launch under way, as its caller sees it.
@@ -560,8 +431,8 @@ impl Following<'_> {
     fn gone(&mut self, error: &FrameError) -> anyhow::Result<u8> {
         self.show_waiting(false);
         let what = &self.what;
-        match self.process.child.as_mut().map(Child::wait) {
-            Some(Ok(status)) => match status.signal() {
+        match self.process.wait() {
+            Some(status) => match status.signal() {
                 Some(signal) if !self.progress.started && FORWARDED.contains(&signal) => {
                     Ok(exit::of_signal(u8::try_from(signal).unwrap_or(0)))
                 }

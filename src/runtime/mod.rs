@@ -11,6 +11,7 @@ pub(crate) mod exit;
 pub(crate) mod fake_pod;
 pub(crate) mod guest_files;
 mod hooks;
+mod host_process;
 pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod pod;

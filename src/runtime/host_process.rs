@@ -1,0 +1,157 @@
+//! The process that is the container's on the host, as its launcher has it: started, told, heard, ended. Before:
+//! [`super::launch`]. Next: `cli::vmm`, in that process.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command as Process, ExitStatus};
+use std::sync::mpsc::Sender;
+use std::{io, thread};
+
+use anyhow::Context;
+use crx_proto::FrameError;
+use rustix::io::{FdFlags, fcntl_setfd};
+use signal_hook::consts::signal;
+use signal_hook::iterator::Signals;
+
+use super::channel::{self, Command, Report, Role};
+use super::console;
+use super::state::StateDir;
+
+/// Signals that are passed on to the container, as runc does; before it is started they end the launch.
+pub(super) const FORWARDED: [i32; 9] = [
+    signal::SIGHUP,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGTERM,
+    signal::SIGUSR1,
+    signal::SIGUSR2,
+    signal::SIGALRM,
+    signal::SIGCONT,
+    signal::SIGWINCH,
+];
+
+/// What a launcher waits for.
+pub(super) enum Event {
+    Report(Report),
+    /// The process closed its end: it is gone, or about to be.
+    Gone(FrameError),
+    Signal(i32),
+}
+
+/// Turns signals into events, on a thread of its own.
+pub(super) fn hear_signals(events: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new(FORWARDED)?;
+    thread::Builder::new().name("crx-signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// The process that is the container's on the host, and the socket to it. Dropped, it is ended.
+pub(super) struct HostProcess {
+    child: Option<Child>,
+    socket: UnixStream,
+}
+
+impl HostProcess {
+    /// Starts it, and it waits to be told its role. It keeps the lock of the state directory.
+    pub(super) fn start(
+        id: &str,
+        role: &Role,
+        state: Option<&StateDir>,
+        console_socket: &Option<PathBuf>,
+        events: Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
+        let (socket, inherited) = UnixStream::pair()?;
+        // The child keeps both: the socket, and the lock that says the container is alive.
+        fcntl_setfd(&inherited, FdFlags::empty())?;
+        if let Some(state) = state {
+            fcntl_setfd(state.lock(), FdFlags::empty())?;
+        }
+        let verb = if matches!(role, Role::Pod(_)) { "vmm" } else { "stand-in" };
+        let mut command = Process::new("/proc/self/exe");
+        command.arg0("crx").args([verb, id, "--channel", &inherited.as_raw_fd().to_string()]);
+        if let Some(state) = state {
+            command.args(["--lock", &state.lock().as_raw_fd().to_string()]);
+        }
+        if let Some(terminal) = console {
+            command.stdin(terminal.try_clone()?).stdout(terminal);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start the process of {id:?}"))?;
+        if let Some(state) = state {
+            fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
+        }
+        drop(inherited);
+        let process = Self { child: Some(child), socket };
+        hear_reports(process.socket.try_clone()?, events)?;
+        Ok(process)
+    }
+
+    /// Its ID.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Sends a message. A process that died already is told by its socket's end.
+    pub(super) fn tell<T: serde::Serialize>(
+        &self,
+        message: &T,
+        descriptors: &[OwnedFd],
+    ) -> anyhow::Result<()> {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        match channel::send(&self.socket, message, &descriptors) {
+            Err(error @ FrameError::TooLong { .. }) => Err(error).context("config.json is too large"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets it live on without its launcher.
+    pub(super) fn release(&mut self) -> anyhow::Result<()> {
+        self.tell(&Command::Release, &[])?;
+        self.child = None;
+        Ok(())
+    }
+
+    /// Waits for the end of one that closed its socket.
+    pub(super) fn wait(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut()?.wait().ok()
+    }
+
+    /// Ends it and waits until it is gone, and with it everything that it had.
+    pub(super) fn end(&mut self) -> Option<ExitStatus> {
+        let mut child = self.child.take()?;
+        // It may have ended by itself.
+        let _ = child.kill();
+        child.wait().ok()
+    }
+}
+
+impl Drop for HostProcess {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Turns reports into events, on a thread of its own.
+fn hear_reports(socket: UnixStream, events: Sender<Event>) -> io::Result<()> {
+    thread::Builder::new().name("crx-reports".to_owned()).spawn(move || {
+        loop {
+            let event = match channel::receive(&socket) {
+                Ok((report, _)) => Event::Report(report),
+                Err(error) => Event::Gone(error),
+            };
+            let last = matches!(event, Event::Gone(_));
+            if events.send(event).is_err() || last {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crx_proto::{
-    CONTROL_PORT, FrameError, GuestMessage, HostMessage, MAX_FRAME_BYTES, Stage, VERSION, frame,
+    CONTROL_PORT, FrameError, GuestMessage, HostMessage, MAX_FRAME_BYTES, ProcessId, Stage, VERSION, frame,
 };
 use rustix::io::{self, Errno};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -45,19 +45,24 @@ impl Host {
     /// Says hello, and when what was before the connection happened.
     pub(crate) fn hello(&mut self, stages: &[(Stage, u64)]) {
         self.queue(&GuestMessage::Hello { version: VERSION });
-        stages.iter().for_each(|(stage, monotonic_ns)| self.stage_at(*stage, *monotonic_ns));
+        stages.iter().for_each(|(stage, monotonic_ns)| self.stage_at(None, *stage, *monotonic_ns));
         self.stage(Stage::Connected);
         self.flush();
     }
 
-    /// Stamps a stage; it is sent with the next message.
+    /// Stamps a stage of the pod's boot; it is sent with the next message.
     pub(crate) fn stage(&mut self, stage: Stage) {
-        self.stage_at(stage, clock::monotonic_ns());
+        self.stage_at(None, stage, clock::monotonic_ns());
+    }
+
+    /// Stamps a stage of the launch of the container whose first process this is, likewise.
+    pub(crate) fn stage_of(&mut self, process: ProcessId, stage: Stage) {
+        self.stage_at(Some(process), stage, clock::monotonic_ns());
     }
 
     /// Reports a stage that was stamped before.
-    pub(crate) fn stage_at(&mut self, stage: Stage, monotonic_ns: u64) {
-        self.queue(&GuestMessage::Stage { stage, monotonic_ns });
+    pub(crate) fn stage_at(&mut self, process: Option<ProcessId>, stage: Stage, monotonic_ns: u64) {
+        self.queue(&GuestMessage::Stage { process, stage, monotonic_ns });
     }
 
     /// Sends a message and everything queued before it. If the host is gone, the next read says so.
@@ -162,7 +167,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
-    use crx_proto::{Answer, ProcessId};
+    use crx_proto::Answer;
 
     use super::*;
 
@@ -213,12 +218,13 @@ mod tests {
     #[test]
     fn stages_go_out_with_the_next_message_and_in_order() {
         let (mut guest, mut host) = pair();
-        guest.stage_at(Stage::Planned, 7);
+        guest.stage_at(Some(ProcessId(2)), Stage::Planned, 7);
         host.set_nonblocking(true).unwrap();
         assert!(host.read(&mut [0; 1]).is_err(), "nothing is sent for a stage alone");
         guest.send(&GuestMessage::Started(ProcessId(2)));
         host.set_nonblocking(false).unwrap();
-        let stage = GuestMessage::Stage { stage: Stage::Planned, monotonic_ns: 7 };
+        let process = Some(ProcessId(2));
+        let stage = GuestMessage::Stage { process, stage: Stage::Planned, monotonic_ns: 7 };
         assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), stage);
         assert_eq!(frame::read::<GuestMessage>(&host).unwrap(), GuestMessage::Started(ProcessId(2)));
     }

@@ -36,9 +36,7 @@ impl Session<'_> {
                 // What is left of the container ends too; with a PID namespace the kernel has seen to it.
                 let _ = container.cgroup.kill();
             }
-            if container.owns_pod {
-                self.host.stage(Stage::Ended);
-            }
+            self.host.stage_of(id, Stage::Ended);
         }
     }
 

@@ -22,9 +22,7 @@ impl Session<'_> {
         plan: &Plan,
         ports: &StreamPorts,
     ) {
-        if owns_pod {
-            self.host.stage(Stage::Planned);
-        }
+        self.host.stage_of(id, Stage::Planned);
         match self.make(id, owns_pod, start, plan, ports) {
             Ok(process) => {
                 let running = matches!(process.phase, Phase::Running);
@@ -62,7 +60,7 @@ impl Session<'_> {
         self.pod.is_prepared()?;
         let terminal = plan.process.terminal.is_some();
         let (streams, mut relays) = stdio::streams(terminal, connections.finish()?)?;
-        self.stage(owns_pod, Stage::Shared);
+        self.host.stage_of(id, Stage::Shared);
         self.remove_left_over();
         if let Some(standby) = self.standby.take() {
             if owns_pod && standby.fits(plan) {
@@ -73,7 +71,7 @@ impl Session<'_> {
         let at_once = start && container::may_share_memory(plan, owns_pod);
         let link = if at_once && !terminal { None } else { Some(Link::pair()?) };
         let prepared = Prepared::new(plan, owns_pod, &mut self.pod)?;
-        self.stage(owns_pod, Stage::Cgroup);
+        self.host.stage_of(id, Stage::Cgroup);
         let share = self.pod.share_of(id);
         let (made, link, phase) = match link {
             Some((ours, theirs)) if !at_once => {
@@ -89,9 +87,7 @@ impl Session<'_> {
             }
         };
         let Made { container, first, cloned_ns } = made;
-        if owns_pod {
-            self.host.stage_at(Stage::Cloned, cloned_ns);
-        }
+        self.host.stage_at(Some(id), Stage::Cloned, cloned_ns);
         let process = Process::new(first, Kind::First(Box::new(container)), relays, link, phase);
         if matches!(process.phase, Phase::Failing(_)) {
             process.signal(libc::SIGKILL as u8);
@@ -190,9 +186,12 @@ impl Session<'_> {
     /// Tells the host something of a process that lives. One that has executed its program is watched from now on.
     fn tell(&mut self, id: ProcessId, news: &GuestMessage) {
         let started = matches!(news, GuestMessage::Started(_));
-        let container = self.table.get_mut(&id).and_then(Process::container);
-        if started && container.is_some_and(|container| container.owns_pod) {
-            self.host.stage(Stage::Executed);
+        if let Some(Process { kind: Kind::First(_), phase, .. }) = self.table.get(&id) {
+            match (news, phase) {
+                (GuestMessage::Created { .. }, Phase::Waiting) => self.host.stage_of(id, Stage::Made),
+                (GuestMessage::Started(_), _) => self.host.stage_of(id, Stage::Executed),
+                _ => {}
+            }
         }
         self.host.send(news);
         if started {
@@ -206,13 +205,6 @@ impl Session<'_> {
             return Err(refused("process", format_args!("there is a process {} already", id.0)));
         }
         Ok(())
-    }
-
-    /// Stamps a stage of the pod's first container.
-    fn stage(&mut self, owns_pod: bool, stage: Stage) {
-        if owns_pod {
-            self.host.stage(stage);
-        }
     }
 }
 

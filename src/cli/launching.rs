@@ -10,7 +10,7 @@ use crate::runtime::channel::NewPod;
 use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::launch::{self, Caller, Follow, Request};
 use crate::runtime::state::{self, Container};
-use crate::runtime::timeline::Stamp;
+use crate::runtime::timeline::Track;
 use crate::runtime::{cgroup, log, sizing, terminal};
 use crate::sys;
 
@@ -80,7 +80,7 @@ pub(super) fn launch(
     keep: bool,
     timing: bool,
 ) -> anyhow::Result<u8> {
-    let mut stamps = vec![Stamp::now("crx: started")];
+    let mut timeline = Track::new("crx");
     check_preserved(arguments.preserve_fds)?;
     let bundle = crx_oci::Bundle::open(&arguments.bundle)?;
     let mut planned = crx_oci::plan(&bundle, &arguments.id)?;
@@ -103,7 +103,7 @@ pub(super) fn launch(
     if joins.is_none() {
         check_network(&planned)?;
     }
-    stamps.push(Stamp::now("crx: container planned"));
+    timeline.reached("container planned");
     launch::container(Request {
         id: arguments.id.clone(),
         root,
@@ -125,6 +125,7 @@ pub(super) fn launch(
             state_dir: PathBuf::new(),
             detached: false,
             console: false,
+            began_ns: 0,
         },
         planned,
         caller: Caller {
@@ -134,7 +135,7 @@ pub(super) fn launch(
         },
         keep,
         timing,
-        stamps,
+        timeline,
     })
 }
 

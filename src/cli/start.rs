@@ -22,7 +22,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         Status::Running => bail!("cannot start an already running container"),
         status => bail!("cannot start a container in the {status} state"),
     }
-    let Report::Started = container.ask(&Command::Start(arguments.id.clone()))? else {
+    let Report::Started(_) = container.ask(&Command::Start(arguments.id.clone()))? else {
         bail!("container {:?}: the pod gave no answer", arguments.id)
     };
     launch::poststart(&container.record);

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use anyhow::{Context, bail};
 
 use crate::runtime::channel::{self, Role};
-use crate::runtime::timeline::Stamp;
 use crate::runtime::template::{self, Template};
+use crate::runtime::timeline::{Track, monotonic_ns};
 use crate::runtime::{pod, session, stand_in};
 use crate::sys;
 
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
 pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
     // First of all: Ctrl-C on a terminal reaches this process, too, and is for the launcher to decide about.
     session::ignore_signals();
-    let started = Stamp::now("vmm: process started");
+    let executed_ns = monotonic_ns();
     // Whatever else the caller of crx had open: the process that faces a guest has no use for it.
     sys::close_all_but(&[Some(arguments.channel), arguments.lock].into_iter().flatten().collect::<Vec<_>>());
     let socket = sys::inherited_fd(arguments.channel)
@@ -36,14 +36,20 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
     let launcher = UnixStream::from(socket);
     let (role, mut descriptors) = channel::receive::<Role>(&launcher)?;
     match role {
-        Role::Pod(new) => pod::main(launcher, &new, Template::from_descriptors(descriptors), started),
+        Role::Pod(new) => {
+            let timeline = Track::of_process("vmm", new.began_ns, executed_ns);
+            pod::main(launcher, &new, Template::from_descriptors(descriptors), timeline)
+        }
         Role::Template { new, label } => {
-            let Some(memory) = descriptors.pop() else { bail!("no file was given for the template's memory") };
+            let Some(memory) = descriptors.pop() else {
+                bail!("no file was given for the template's memory")
+            };
             template::build_here(launcher, &new, label, &memory.into())
         }
-        Role::StandIn { console } => {
+        Role::StandIn { console, began_ns } => {
             let Some(pod) = descriptors.pop() else { bail!("no pod was given to stand in for") };
-            stand_in::main(launcher, UnixStream::from(pod), console)
+            let timeline = Track::of_process("stand-in", began_ns, executed_ns);
+            stand_in::main(launcher, UnixStream::from(pod), console, timeline)
         }
     }
 }

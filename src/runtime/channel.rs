@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::template::NewTemplate;
-use super::timeline::Stamp;
+use super::timeline::Span;
 
 /// Most descriptors beside one message (SCM_MAX_FD of net/scm.h is 253).
 pub(crate) const MAX_DESCRIPTORS: usize = 250;
@@ -42,6 +42,8 @@ pub(crate) enum Role {
     StandIn {
         /// Standard input is the terminal that it shall have.
         console: bool,
+        /// When its launcher set about starting it: CLOCK_MONOTONIC in nanoseconds.
+        began_ns: u64,
     },
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct NewPod {
     pub(crate) detached: bool,
     /// Standard input is the terminal that the process shall have.
     pub(crate) console: bool,
+    /// When its launcher set about starting the process: CLOCK_MONOTONIC in nanoseconds.
+    pub(crate) began_ns: u64,
 }
 
 /// A container to be made. Beside it, as descriptors: detached mounts of its root file system and of its volumes.
@@ -138,16 +142,16 @@ pub(crate) enum Command {
 pub(crate) enum Report {
     /// A stream of the client's process; its connection is beside the message.
     Stream(Stream),
-    /// The client's process is there and waits to be started, or is started at once.
-    Created,
-    /// The client's process executed its program.
-    Started,
+    /// The client's process is there and waits to be started, or is started at once: with what is new of its timeline.
+    Created(Vec<Span>),
+    /// The client's process executed its program, or the container that it started did, likewise.
+    Started(Vec<Span>),
     /// Something a person should know.
     Warning(String),
     /// The client's process ended, or the container that it watches; its output may still be on its way.
     Ended(ExitStatus),
-    /// The output was written. The last message about a pod's first container.
-    Drained(Vec<Stamp>),
+    /// The output was written, likewise. The last message about the client's process.
+    Drained(Vec<Span>),
     /// The state of the template that was made.
     Template(Vec<u8>),
     /// What was asked for could not be done, or the pod died.

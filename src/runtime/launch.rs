@@ -24,7 +24,7 @@ use super::host_process::{Event, FORWARDED, HostProcess, hear_signals};
 use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
-use super::timeline::{self, Stamp};
+use super::timeline::{self, Track};
 use super::{cgroup, exit, hooks, log, share, state};
 
 /// How long a launch may be silent on a terminal.
@@ -100,8 +100,8 @@ pub(crate) struct Request {
     pub(crate) keep: bool,
     /// Print the timeline at the end.
     pub(crate) timing: bool,
-    /// Clock readings so far.
-    pub(crate) stamps: Vec<Stamp>,
+    /// What crx did so far.
+    pub(crate) timeline: Track,
 }
 
 /// Launches a container, and follows it as far as its caller wants.
@@ -114,16 +114,21 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let attached = request.caller.follow == Follow::ToEnd;
     // Before there is anything to be undone: it may take as long as a boot.
     let template = match (&request.joins, &request.templates) {
-        (None, Some(store)) => template::for_pod(store, &request.pod),
+        (None, Some(store)) => {
+            let template = template::for_pod(store, &request.pod);
+            request.timeline.reached("template looked for");
+            template
+        }
         _ => Ok(None),
     };
     let without_template = template.as_ref().err().map(|error| format!("{error:#}"));
     let template = template.unwrap_or_default();
-    request.stamps.push(Stamp::now("crx: template found"));
     let state = StateDir::claim(&request.root, &request.id)?;
     let mut record = record(&request)?;
     state.write(&record)?;
     state.keep_config(&request.config_json)?;
+    let mut timeline = request.timeline;
+    timeline.reached("ID claimed");
     request.pod.state_dir = state.path().canonicalize().context("cannot find the state directory again")?;
     request.pod.detached = !attached;
     request.pod.console = request.caller.console_socket.is_some();
@@ -131,8 +136,9 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     hear_signals(events.clone())?;
     // The signal handler is in place: a signal from here on finds the process that it has to end.
     let pod = request.joins.as_ref().map(|pod| state::connect(&request.root, pod)).transpose()?;
+    request.pod.began_ns = timeline::monotonic_ns();
     let role = match &pod {
-        Some(_) => Role::StandIn { console: request.pod.console },
+        Some(_) => Role::StandIn { console: request.pod.console, began_ns: request.pod.began_ns },
         None => Role::Pod(request.pod),
     };
     let process =
@@ -143,11 +149,14 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
     let descriptors = template.map_or_else(|| owned(pod), Template::into_descriptors);
     process.tell(&role, &descriptors)?;
-    request.stamps.push(Stamp::now("crx: VMM process started"));
+    timeline.reached("process started");
     let planned = &mut request.planned;
     let creating = record.oci_state(Status::Creating);
     hooks::run("createRuntime", &planned.hooks.create_runtime, &with_pid(&creating, &record))?;
     hooks::run("createContainer", &planned.hooks.create_container, &with_pid(&creating, &record))?;
+    if !planned.hooks.create_runtime.is_empty() || !planned.hooks.create_container.is_empty() {
+        timeline.reached("hooks run");
+    }
     if !planned.plan.start_hooks.is_empty() {
         planned.plan.state_json = record.oci_state(Status::Created).to_string();
     }
@@ -159,6 +168,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     };
     process.tell(&Command::Create(create), &trees)?;
     drop(trees);
+    timeline.reached("files handed over");
     record.made = true;
     let on_created = || {
         state.write(&record)?;
@@ -176,13 +186,13 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         follow: request.caller.follow,
         process,
         terminal,
-        stamps: &mut request.stamps,
+        timeline,
         on_created: &on_created,
         on_started: &on_started,
         progress: Progress::default(),
     };
     let result = following.follow(&received);
-    let mut process = following.process;
+    let Following { mut process, mut timeline, .. } = following;
     if !attached {
         if result.as_ref().is_ok_and(|code| *code == exit::SUCCESS) {
             record.stays = true;
@@ -194,8 +204,8 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     }
     process.end();
     if result.is_ok() && request.timing {
-        request.stamps.push(Stamp::now("crx: VMM process gone"));
-        timeline::print(request.stamps);
+        timeline.reached("process gone");
+        timeline::print(timeline.spans());
     }
     if request.keep && result.is_ok() {
         record.stays = true;
@@ -221,7 +231,8 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
     let (events, received) = channel();
     hear_signals(events.clone())?;
     let id = &container.record.id;
-    let role = Role::StandIn { console: caller.console_socket.is_some() };
+    let began_ns = timeline::monotonic_ns();
+    let role = Role::StandIn { console: caller.console_socket.is_some(), began_ns };
     let pod = container.connect()?;
     let process = HostProcess::start(id, &role, None, &caller.console_socket, events)?;
     process.tell(&role, &owned(Some(pod)))?;
@@ -233,7 +244,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         follow: caller.follow,
         process,
         terminal,
-        stamps: &mut Vec::new(),
+        timeline: Track::new("crx"),
         on_created: &on_created,
         on_started: &|| {},
         progress: Progress::default(),
@@ -309,7 +320,8 @@ struct Following<'a> {
     process: HostProcess,
     /// It has a terminal.
     terminal: bool,
-    stamps: &'a mut Vec<Stamp>,
+    /// What everybody did so far.
+    timeline: Track,
     /// What is to be done once the process is there.
     on_created: &'a dyn Fn() -> anyhow::Result<()>,
     /// And once it has executed its program.
@@ -359,13 +371,18 @@ impl Following<'_> {
 
     fn hear(&mut self, report: Report) -> anyhow::Result<Option<u8>> {
         match report {
-            Report::Created => {
+            Report::Created(spans) => {
+                self.timeline.extend(spans);
+                if self.follow == Follow::UntilCreated {
+                    self.timeline.reached("container awaited");
+                }
                 (self.on_created)()?;
                 return Ok((self.follow == Follow::UntilCreated).then_some(exit::SUCCESS));
             }
-            Report::Started => {
+            Report::Started(spans) => {
                 self.show_waiting(false);
-                self.stamps.push(Stamp::now("crx: container started"));
+                self.timeline.extend(spans);
+                self.timeline.reached("container awaited");
                 self.progress.started = true;
                 (self.on_started)();
                 if self.follow == Follow::UntilStarted {
@@ -378,11 +395,11 @@ impl Following<'_> {
             }
             Report::Warning(text) => self.warn(&text),
             Report::Ended(status) => {
-                self.stamps.push(Stamp::now("crx: container ended"));
+                self.timeline.reached("container ended");
                 self.progress.ended = Some(status);
             }
-            Report::Drained(stamps) => {
-                self.stamps.extend(stamps);
+            Report::Drained(spans) => {
+                self.timeline.extend(spans);
                 let Some(status) = self.progress.ended else {
                     bail!("{}: no exit status was reported", self.what)
                 };
@@ -394,7 +411,11 @@ impl Following<'_> {
                 return Ok(Some(status.code()));
             }
             Report::Failed(failure) => return self.failed(&failure).map(Some),
-            Report::Template(_) | Report::Stream(_) | Report::OutOfMemory | Report::Status(_) | Report::Answer(_) => {}
+            Report::Template(_)
+            | Report::Stream(_)
+            | Report::OutOfMemory
+            | Report::Status(_)
+            | Report::Answer(_) => {}
         }
         Ok(None)
     }

@@ -16,13 +16,19 @@ use signal_hook::consts::signal;
 use signal_hook::iterator::Signals;
 
 use super::channel::{self, Command, Failure, Report};
+use super::timeline::Track;
 use super::{exit, relay, session, terminal};
 
 /// Stands in for a process until its end; returns its exit code.
 ///
 /// # Errors
 /// The pod cannot be heard.
-pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyhow::Result<u8> {
+pub(crate) fn main(
+    launcher: UnixStream,
+    pod: UnixStream,
+    console: bool,
+    mut timeline: Track,
+) -> anyhow::Result<u8> {
     let begun = session::begin(true, console).and_then(|console| session::leave_files().map(|()| console));
     let console = match begun {
         Ok(console) => console,
@@ -33,6 +39,8 @@ pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyh
             return Ok(exit::FAILURE);
         }
     };
+    timeline.reached("files left");
+    let mut own = timeline.into_spans();
     let released = pass_commands(launcher.try_clone()?, pod.try_clone()?)?;
     if console {
         pass_sizes(pod.try_clone()?)?;
@@ -64,10 +72,13 @@ pub(crate) fn main(launcher: UnixStream, pod: UnixStream, console: bool) -> anyh
                 report(&Report::Failed(failure));
                 return Ok(exit_code);
             }
-            other => {
-                if console && matches!(other, Report::Created | Report::Started) {
-                    // A size that was set before the process had its terminal went past it.
-                    tell_size(&pod);
+            mut other => {
+                if let Report::Created(spans) | Report::Started(spans) = &mut other {
+                    spans.append(&mut own);
+                    if console {
+                        // A size that was set before the process had its terminal went past it.
+                        tell_size(&pod);
+                    }
                 }
                 report(&other);
             }

@@ -150,8 +150,10 @@ pub enum GuestMessage {
         /// [`crate::VERSION`] of the guest's side.
         version: u32,
     },
-    /// A stage of the pod's boot, or of its first container's launch, was reached.
+    /// A stage of the pod's boot or of a container's launch was reached.
     Stage {
+        /// The container's first process; none for the pod's boot.
+        process: Option<ProcessId>,
         /// Which one.
         stage: Stage,
         /// The guest's CLOCK_MONOTONIC at that moment, in nanoseconds.
@@ -212,6 +214,8 @@ pub enum Stage {
     Cgroup,
     /// The container's process was cloned.
     Cloned,
+    /// The container's process has made everything around itself and waits for `Start`.
+    Made,
     /// The container's process was executed.
     Executed,
     /// The container's first process ended.

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use crx_proto::{
-    Answer, ExecPlan, ExitStatus, Hook, Namespace, NamespaceKind, Plan, Question, StreamPorts, frame,
+    Answer, ExecPlan, ExitStatus, Hook, Namespace, NamespaceKind, Plan, Question, Stage, StreamPorts, frame,
 };
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
@@ -90,6 +90,18 @@ impl TestPod {
             match frame::read(&self.control).unwrap() {
                 GuestMessage::Stage { .. } => {}
                 message => return message,
+            }
+        }
+    }
+
+    /// The stages that are told before the next message, which is `last`.
+    fn stages_until(&mut self, last: impl Fn(&GuestMessage) -> bool) -> Vec<(Option<ProcessId>, Stage)> {
+        let mut stages = Vec::new();
+        loop {
+            match frame::read(&self.control).unwrap() {
+                GuestMessage::Stage { process, stage, .. } => stages.push((process, stage)),
+                message if last(&message) => return stages,
+                message => panic!("{message:?} after {stages:?}"),
             }
         }
     }
@@ -237,6 +249,39 @@ fn a_created_container_waits_for_its_start() {
     assert_eq!(streams.output(), "input");
     pod.expect_exit(FIRST, 5);
     assert!(pod.share.file("ran").exists());
+}
+
+#[test]
+fn every_container_tells_its_stages() {
+    let Some(mut pod) = TestPod::with_idle_container() else { return };
+    let mut plan = pod.share.plan("exit 0");
+    plan.id = format!("{}-second", plan.id);
+    let _streams = pod.create(SECOND, false, plan);
+    let of_second = |stages: &[Stage]| stages.iter().map(|stage| (Some(SECOND), *stage)).collect::<Vec<_>>();
+    assert_eq!(
+        pod.stages_until(|message| matches!(message, GuestMessage::Created { process: SECOND, .. })),
+        of_second(&[Stage::Planned, Stage::Shared, Stage::Cgroup, Stage::Cloned, Stage::Made])
+    );
+    pod.send(&HostMessage::Start(SECOND));
+    assert_eq!(
+        pod.stages_until(|message| *message == GuestMessage::Started(SECOND)),
+        of_second(&[Stage::Executed])
+    );
+    assert_eq!(
+        pod.stages_until(|message| matches!(message, GuestMessage::Exited { process: SECOND, .. })),
+        of_second(&[Stage::Ended])
+    );
+    // What is executed in a container has none.
+    let plan = pod.script("exit 0");
+    let _streams = pod.execute(EXECUTED, plan);
+    let news: [fn(&GuestMessage) -> bool; 3] = [
+        |message| matches!(message, GuestMessage::Created { .. }),
+        |message| matches!(message, GuestMessage::Started(_)),
+        |message| matches!(message, GuestMessage::Exited { .. }),
+    ];
+    for last in news {
+        assert_eq!(pod.stages_until(last), []);
+    }
 }
 
 #[test]

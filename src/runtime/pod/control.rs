@@ -12,7 +12,7 @@ use std::sync::mpsc::Receiver;
 use anyhow::{Context, bail};
 use crx_proto::{
     Answer, CONTROL_PORT, ExecPlan, ExitStatus, FrameError, GuestMessage, HostMessage, ProcessId, Question,
-    Stage, StartError, StreamPorts, frame,
+    StartError, StreamPorts, frame,
 };
 use crx_vmm::End;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -20,13 +20,11 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::hear::{self, ClientId, Event, Events, LAUNCHER};
 use super::namespaces;
 use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
+use super::timelines::Timelines;
 use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
 use crate::runtime::share::Share;
-use crate::runtime::timeline::{Stamp, monotonic_ns};
+use crate::runtime::timeline::Track;
 use crate::runtime::{exit, log, relay, terminal};
-
-/// Most stages that are kept of what the guest says; a launch has nine.
-const MAX_STAGES: usize = 32;
 
 /// A pod whose VM runs.
 pub(super) struct Pod {
@@ -48,11 +46,7 @@ pub(super) struct Pod {
     /// Questions that PID 1 has not answered yet.
     asked: BTreeMap<u32, Asked>,
     last_question: u32,
-    stamps: Vec<Stamp>,
-    /// The guest's stages, on its own CLOCK_MONOTONIC in nanoseconds.
-    guest_stages: Vec<(Stage, u64)>,
-    /// Host's minus guest's CLOCK_MONOTONIC, in nanoseconds: the least that a stage's way to the host took.
-    clock_offset_ns: i128,
+    timelines: Timelines,
 }
 
 /// A question on its way.
@@ -69,7 +63,7 @@ impl Pod {
         launcher: UnixStream,
         released: Arc<AtomicBool>,
         console: bool,
-        stamps: Vec<Stamp>,
+        timeline: Track,
         events: Events,
     ) -> Self {
         Self {
@@ -85,9 +79,7 @@ impl Pod {
             ended_early: BTreeMap::new(),
             asked: BTreeMap::new(),
             last_question: 0,
-            stamps,
-            guest_stages: Vec::new(),
-            clock_offset_ns: i128::MAX,
+            timelines: Timelines::new(timeline),
         }
     }
 
@@ -111,15 +103,17 @@ impl Pod {
         let Process { phase: Phase::Ended(status), outputs: 0, .. } = *self.processes.get(FIRST)? else {
             return None;
         };
-        self.stamps.push(Stamp::now("vmm: output drained"));
+        let mut timeline = Track::new("vmm");
+        timeline.reached("output drained");
+        self.timelines.add(FIRST, timeline);
         // The pod goes, and what else runs in it.
         let others: Vec<ClientId> = self.alive().map(|process| process.owner).collect();
         let killed = ExitStatus::Signaled { signal: libc::SIGKILL as u8, out_of_memory: false };
         for owner in others {
             self.report(owner, &Report::Ended(killed), &[]);
         }
-        let timeline = self.timeline();
-        self.report(LAUNCHER, &Report::Drained(timeline), &[]);
+        let report = Report::Drained(self.timelines.take(FIRST));
+        self.report(LAUNCHER, &report, &[]);
         Some(status.code())
     }
 
@@ -233,6 +227,7 @@ impl Pod {
                     bail!("cannot start a container that is being started");
                 }
                 container.starters.push(client);
+                self.timelines.told(number);
                 self.tell(HostMessage::Start(number));
             }
             Command::Signal(signal) => {
@@ -295,6 +290,7 @@ impl Pod {
     }
 
     fn create(&mut self, client: ClientId, new: NewContainer, trees: &[OwnedFd]) -> anyhow::Result<()> {
+        let mut timeline = Track::new("vmm");
         let NewContainer { mut plan, start, host_pid } = new;
         if self.processes.number_of(&plan.id).is_some() {
             bail!("the pod has a container of this ID");
@@ -316,6 +312,11 @@ impl Pod {
         let process = self.add(client, Kind::Container(container), terminal);
         let streams = self.expect(process, terminal)?;
         let owns_pod = process == FIRST;
+        timeline.reached("files shared");
+        self.timelines.add(process, timeline);
+        if self.early.is_none() {
+            self.timelines.told(process);
+        }
         self.tell(HostMessage::Create { process, owns_pod, start, plan, streams });
         Ok(())
     }
@@ -417,12 +418,8 @@ impl Pod {
     fn hear(&mut self, message: GuestMessage) -> anyhow::Result<Option<u8>> {
         match message {
             GuestMessage::Hello { version } => self.greet(version)?,
-            GuestMessage::Stage { stage, monotonic_ns: guest_ns } => {
-                let offset_ns = i128::from(monotonic_ns()) - i128::from(guest_ns);
-                self.clock_offset_ns = self.clock_offset_ns.min(offset_ns);
-                if self.guest_stages.len() < MAX_STAGES {
-                    self.guest_stages.push((stage, guest_ns));
-                }
+            GuestMessage::Stage { process, stage, monotonic_ns } => {
+                self.timelines.reached(process, stage, monotonic_ns);
             }
             GuestMessage::Created { process, pid } => {
                 if let Some(known) = self.processes.get_mut(process) {
@@ -432,7 +429,8 @@ impl Pod {
                         // A size that was set before the process had its terminal went past it.
                         self.tell_size();
                     }
-                    self.report(owner, &Report::Created, &[]);
+                    let report = Report::Created(self.timelines.take(process));
+                    self.report(owner, &report, &[]);
                 }
             }
             GuestMessage::Started(process) => {
@@ -441,7 +439,8 @@ impl Pod {
                     if process == FIRST {
                         crx_vmm::allow_huge_pages(true);
                     }
-                    self.report_start(process, &Report::Started);
+                    let report = Report::Started(self.timelines.take(process));
+                    self.report_start(process, &report);
                 }
             }
             GuestMessage::StartFailed { process, error } => return Ok(self.not_started(process, error)),
@@ -467,12 +466,14 @@ impl Pod {
 
     /// PID 1 is there: tells it everything that it missed.
     fn greet(&mut self, version: u32) -> anyhow::Result<()> {
+        let mut timeline = Track::new("vmm");
         if version != crx_proto::VERSION {
             bail!("the initramfs speaks version {version} of the protocol, not {}", crx_proto::VERSION);
         }
         let Some(early) = self.early.take() else { bail!("PID 1 of the pod said hello twice") };
         early.into_iter().for_each(|message| self.tell(message));
-        self.stamps.push(Stamp::now("vmm: guest greeted"));
+        timeline.reached("guest greeted");
+        self.timelines.add(FIRST, timeline);
         Ok(())
     }
 
@@ -527,6 +528,7 @@ impl Pod {
     /// Forgets a process, and takes a container's files out of the share.
     fn remove(&mut self, process: ProcessId) {
         self.expected.retain(|_, (of, _)| *of != process);
+        self.timelines.remove(process);
         if let Some(Process { kind: Kind::Container(container), .. }) = self.processes.remove(process) {
             self.share.remove(process, container.volumes);
         }
@@ -541,15 +543,6 @@ impl Pod {
         }
         let report = answer.map_or_else(|message| Report::Failed(failure(message)), Report::Answer);
         self.report(client, &report, &[]);
-    }
-
-    /// Host's and guest's stages, all on the host's clock.
-    fn timeline(&self) -> Vec<Stamp> {
-        let on_host = |(stage, guest_ns): &(Stage, u64)| Stamp {
-            stage: format!("guest: {stage:?}").to_lowercase(),
-            monotonic_ns: u64::try_from(i128::from(*guest_ns) + self.clock_offset_ns).unwrap_or(0),
-        };
-        self.stamps.iter().cloned().chain(self.guest_stages.iter().map(on_host)).collect()
     }
 
     /// Sends PID 1 a message, now or as soon as it is there. A connection that broke is told by its reader.

@@ -8,6 +8,7 @@ mod control;
 mod hear;
 mod namespaces;
 mod processes;
+mod timelines;
 
 use std::fs::File;
 use std::io;
@@ -28,7 +29,7 @@ use super::channel::{self, Failure, NewPod, Report};
 use super::share::Share;
 use super::state::POD_SOCKET;
 use super::template::{self, Template};
-use super::timeline::Stamp;
+use super::timeline::Track;
 use super::{exit, log, session};
 use crate::sys;
 
@@ -38,7 +39,6 @@ struct Booted {
     running: RunningVm,
     connections: Receiver<GuestConnection>,
     clients: UnixListener,
-    stamps: Vec<Stamp>,
 }
 
 /// Runs a pod from its launcher's first message to its end; returns the exit code of its first container.
@@ -49,24 +49,23 @@ pub(crate) fn main(
     launcher: UnixStream,
     new: &NewPod,
     template: Option<Template>,
-    started: Stamp,
+    mut timeline: Track,
 ) -> anyhow::Result<u8> {
     let console = session::begin(new.detached, new.console)?;
     // Before there is another thread: unshare(2) of a process with several threads is only its caller's.
     let left = sys::unshare_mounts().context("cannot make a mount namespace for the pod");
     let (events, received) = Events::new();
     let release = hear::launcher(launcher.try_clone()?, &events)?;
-    match left.and_then(|()| boot(new, template)) {
+    match left.and_then(|()| boot(new, template, &mut timeline)) {
         Ok(booted) => {
-            let Booted { share, running, connections, clients, mut stamps } = booted;
+            let Booted { share, running, connections, clients } = booted;
             hear::guest_connections(connections, &events)?;
             hear::vm_end(running, &events)?;
             hear::clients(clients, &events)?;
             if console {
                 hear::window_changes(&events)?;
             }
-            stamps.insert(0, started);
-            Pod::new(share, launcher, release, console, stamps, events).run(&received)
+            Pod::new(share, launcher, release, console, timeline, events).run(&received)
         }
         Err(error) => {
             let failure =
@@ -78,20 +77,20 @@ pub(crate) fn main(
 }
 
 /// Builds the share and the VM, confines the process to the share and starts the VM.
-fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
+fn boot(new: &NewPod, template: Option<Template>, timeline: &mut Track) -> anyhow::Result<Booted> {
     // The host's files can be opened here for the last time.
     let open = |path: &Path| File::open(path).with_context(|| format!("guest file {}", path.display()));
     let (kernel, initramfs) = (open(&new.kernel)?, open(&new.initramfs)?);
     let debug_console = new.debug_console.then(|| dup_stderr().context("stderr")).transpose()?;
     let clients = listen(&new.state_dir)?;
     let share = Share::build(&new.state_dir)?;
-    let mut stamps = vec![Stamp::now("vmm: share built")];
+    timeline.reached("share built");
     let (guest_connections, connections) = channel();
     let restored = template.map(|template| restore(new, template, guest_connections.clone())).transpose();
     let unusable = restored.as_ref().err().map(|error| format!("{error:#}"));
     let vm = match restored.unwrap_or_default() {
         Some(vm) => {
-            stamps.push(Stamp::now("vmm: template restored"));
+            timeline.reached("template restored");
             vm
         }
         None => {
@@ -107,7 +106,7 @@ fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
                 for_snapshot: false,
                 devices: devices(new.state_dir.clone(), guest_connections)?,
             })?;
-            stamps.push(Stamp::now("vmm: VM built"));
+            timeline.reached("VM built");
             vm
         }
     };
@@ -117,8 +116,8 @@ fn boot(new: &NewPod, template: Option<Template>) -> anyhow::Result<Booted> {
     if let Some(reason) = unusable {
         log::warning(&format!("the pod boots, its template cannot be used: {reason}; crx template rm removes it"));
     }
-    stamps.push(Stamp::now("vmm: VM started"));
-    Ok(Booted { share, running, connections, clients, stamps })
+    timeline.reached("VM started");
+    Ok(Booted { share, running, connections, clients })
 }
 
 /// A VM from a template.

@@ -108,7 +108,7 @@ impl Session<'_> {
         let share = self.pod.share_of(id);
         let (made, link) = standby.become_first(plan, &share, streams, !start, &mut self.pod)?;
         let Made { container, first, cloned_ns } = made;
-        self.host.stage_at(Stage::Cloned, cloned_ns);
+        self.host.stage_at(Some(id), Stage::Cloned, cloned_ns);
         let phase = if start { Phase::Starting { created: false } } else { Phase::Making };
         Ok(Process::new(first, Kind::First(Box::new(container)), relays, Some(link), phase))
     }

@@ -22,6 +22,8 @@ mod table;
 mod template;
 mod update;
 mod vmm;
+mod waterfall;
+mod why;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,6 +120,7 @@ enum Verb {
     Template(template::Arguments),
     Update(update::Arguments),
     Events(events::Arguments),
+    Why(why::Arguments),
     Checkpoint(checkpoint::Checkpoint),
     Restore(checkpoint::Restore),
     Spec(spec::Arguments),
@@ -181,6 +184,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Template(template) => template::main(arguments, template),
         Verb::Update(update) => update::main(arguments, update),
         Verb::Events(events) => events::main(arguments, events),
+        Verb::Why(why) => why::main(arguments, why),
         Verb::Checkpoint(checkpoint) => checkpoint::checkpoint(arguments, checkpoint),
         Verb::Restore(restore) => checkpoint::restore(restore),
         Verb::Spec(spec) => spec::main(spec),

@@ -24,7 +24,7 @@ use super::host_process::{Event, FORWARDED, HostProcess, hear_signals};
 use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
-use super::timeline::{self, Track};
+use super::timeline::{self, Span, Track};
 use super::{cgroup, exit, hooks, log, share, state};
 
 /// How long a launch may be silent on a terminal.
@@ -170,11 +170,16 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     drop(trees);
     timeline.reached("files handed over");
     record.made = true;
-    let on_created = || {
+    let follow = request.caller.follow;
+    let on_created = |spans: &[Span]| {
+        if follow == Follow::UntilCreated {
+            timeline::begin_record(&state.timeline_path(), spans);
+        }
         state.write(&record)?;
         write_pid_file(&request.caller, record.pid)
     };
-    let on_started = || {
+    let on_started = |spans: &[Span]| {
+        timeline::begin_record(&state.timeline_path(), spans);
         // Now that it has booted: one that cannot boot either has told why.
         if let Some(reason) = &without_template {
             log::warning(&format!("the pod booted without a template: {reason}"));
@@ -183,7 +188,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     };
     let mut following = Following {
         what: format!("container {:?}", request.id),
-        follow: request.caller.follow,
+        follow,
         process,
         terminal,
         timeline,
@@ -238,7 +243,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
     process.tell(&role, &owned(Some(pod)))?;
     let pid = process.pid();
     process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
-    let on_created = || write_pid_file(caller, Some(pid));
+    let on_created = |_: &[Span]| write_pid_file(caller, Some(pid));
     let mut following = Following {
         what: format!("exec in container {id:?}"),
         follow: caller.follow,
@@ -246,7 +251,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         terminal,
         timeline: Track::new("crx"),
         on_created: &on_created,
-        on_started: &|| {},
+        on_started: &|_| {},
         progress: Progress::default(),
     };
     let result = following.follow(&received);
@@ -323,9 +328,9 @@ struct Following<'a> {
     /// What everybody did so far.
     timeline: Track,
     /// What is to be done once the process is there.
-    on_created: &'a dyn Fn() -> anyhow::Result<()>,
+    on_created: &'a dyn Fn(&[Span]) -> anyhow::Result<()>,
     /// And once it has executed its program.
-    on_started: &'a dyn Fn(),
+    on_started: &'a dyn Fn(&[Span]),
     progress: Progress,
 }
 
@@ -376,7 +381,7 @@ impl Following<'_> {
                 if self.follow == Follow::UntilCreated {
                     self.timeline.reached("container awaited");
                 }
-                (self.on_created)()?;
+                (self.on_created)(self.timeline.spans())?;
                 return Ok((self.follow == Follow::UntilCreated).then_some(exit::SUCCESS));
             }
             Report::Started(spans) => {
@@ -384,7 +389,7 @@ impl Following<'_> {
                 self.timeline.extend(spans);
                 self.timeline.reached("container awaited");
                 self.progress.started = true;
-                (self.on_started)();
+                (self.on_started)(self.timeline.spans());
                 if self.follow == Follow::UntilStarted {
                     return Ok(Some(exit::SUCCESS));
                 }

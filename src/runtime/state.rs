@@ -5,6 +5,7 @@
 //!   callers take for it (they share one open file);
 //! - `state.json`, the [`Record`];
 //! - `config.json`, as it was when the container was made;
+//! - `timeline.jsonl`, once it is there: how its launch went ([`super::timeline`]);
 //! - `pod.sock`, if the container is its pod's first: where commands reach the pod.
 //!
 //! A directory whose lock nobody holds is a container that has stopped; if nobody is to delete it (an attached `run`, or
@@ -35,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RECORD: &str = "state.json";
 /// Name of the container's configuration.
 const CONFIG: &str = "config.json";
+/// Name of the record of its launch.
+const TIMELINE: &str = "timeline.jsonl";
 
 /// What a container's state directory says of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,6 +162,11 @@ impl StateDir {
         write_atomically(&self.path.join(CONFIG), config)
     }
 
+    /// Where its launch is recorded.
+    pub(crate) fn timeline_path(&self) -> PathBuf {
+        self.path.join(TIMELINE)
+    }
+
     /// Leaves the directory to whoever deletes the container.
     pub(crate) fn leave(mut self) {
         self.path = PathBuf::new();
@@ -213,6 +221,11 @@ impl Container {
     /// Its configuration, as it was when it was made.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.directory.join(CONFIG)
+    }
+
+    /// Where its launch is recorded.
+    pub(crate) fn timeline_path(&self) -> PathBuf {
+        self.directory.join(TIMELINE)
     }
 
     /// Its process on the host is there, or somebody is about to make it.

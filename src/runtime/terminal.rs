@@ -1,6 +1,6 @@
 //! The caller's terminal: raw while a container with a terminal of its own uses it.
 
-use std::io::stdin;
+use std::io::{stdin, stdout};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -42,6 +42,12 @@ pub(crate) fn set_mode(mode: &Termios) {
 /// Whether stdin is a terminal.
 pub(crate) fn on_stdin() -> bool {
     isatty(stdin())
+}
+
+/// Columns of the terminal on stdout, if that is one and knows.
+pub(crate) fn columns_of_stdout() -> Option<usize> {
+    let size = tcgetwinsize(stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col.into())
 }
 
 /// Rows and columns of the terminal on stdin, zeros if it does not know.

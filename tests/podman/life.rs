@@ -2,6 +2,7 @@
 
 use crx_fixture::Runtime;
 use crx_fixture::podman::IMAGE;
+use crx_fixture::runtime::crx;
 use serde_json::Value;
 
 use crate::podman;
@@ -18,6 +19,14 @@ fn a_detached_container_is_watched_paused_stopped_restarted_and_removed() {
     let state = podman.inspect("c")["State"].take();
     assert_eq!((&state["Status"], &state["Running"]), (&Value::from("running"), &Value::from(true)));
     assert!(state["Pid"].as_u64().unwrap() > 0, "{state}");
+    if Runtime::under_test() == Runtime::Crx {
+        let id = podman.inspect("c")["Id"].take();
+        let why = crx().args(["why", "--json", id.as_str().unwrap()]).run().expect(0).out();
+        let why: Value = serde_json::from_str(&why).unwrap();
+        let is_there =
+            |stage: &str| why["stages"].as_array().unwrap().iter().any(|have| have["stage"] == stage);
+        assert!(is_there("container planned") && is_there("start awaited"), "create and start: {why}");
+    }
 
     podman.ok(&["kill", "--signal=USR1", "c"]);
     podman.wait_for_log("c", "heard\n");

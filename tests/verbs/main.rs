@@ -9,3 +9,4 @@ mod lifecycle;
 mod limits;
 mod pods;
 mod stress;
+mod why;

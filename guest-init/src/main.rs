@@ -27,8 +27,8 @@ mod sys;
 mod table;
 mod terminal;
 
-use crx_proto::{GuestMessage, Stage};
 use container::Standby;
+use crx_proto::{GuestMessage, Stage};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Keeps processes of containers out of this one and of what it clones: until a clone executes its program it has
@@ -43,7 +43,8 @@ fn hide_memory() {
 /// Everything that does not depend on a pod; with a line for people if the first container cannot be staged.
 fn prepare() -> (mounts::Pod, Option<Standby>, Option<String>) {
     let mut pod = mounts::Pod::prepare();
-    let standby = pod.is_prepared().and_then(|()| net::set_loopback_up()).and_then(|()| Standby::begin(&mut pod));
+    let standby =
+        pod.is_prepared().and_then(|()| net::set_loopback_up()).and_then(|()| Standby::begin(&mut pod));
     match standby {
         Ok(standby) => (pod, Some(standby), None),
         Err(error) => (pod, None, Some(format!("the first container was not staged: {}", error.message))),

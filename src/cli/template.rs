@@ -73,17 +73,22 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         Verb::Show { name } => {
             let name = name.clone().map_or_else(|| key().map(|(key, _)| key.name()), Ok)?;
             let Some(entry) = store.entries()?.into_iter().find(|entry| entry.name == name) else {
-                bail!("there is no template {name:?} in {}; crx template build makes one", store.path().display())
+                bail!(
+                    "there is no template {name:?} in {}; crx template build makes one",
+                    store.path().display()
+                )
             };
             show(&entry)?;
         }
         Verb::Rm { names, all } => {
-            let every = || store.entries().map(|entries| entries.into_iter().map(|entry| entry.name).collect());
+            let every =
+                || store.entries().map(|entries| entries.into_iter().map(|entry| entry.name).collect());
             let names = if *all { every()? } else { names.clone() };
             names.iter().try_for_each(|name| store.remove(name))?;
         }
         Verb::Verify { names } => {
-            let every = || store.entries().map(|entries| entries.into_iter().map(|entry| entry.name).collect());
+            let every =
+                || store.entries().map(|entries| entries.into_iter().map(|entry| entry.name).collect());
             let names = if names.is_empty() { every()? } else { names.clone() };
             let mut code = exit::SUCCESS;
             for name in names {
@@ -129,10 +134,10 @@ fn list(entries: &[Entry], current: Option<&str>, format: table::Format) -> anyh
         }
         table::Format::Table => {
             let row = |entry: &Entry| {
-                let created = entry.header.as_ref().map_or_else(
-                    |_| String::new(),
-                    |header| time(created(header.created_s)),
-                );
+                let created = entry
+                    .header
+                    .as_ref()
+                    .map_or_else(|_| String::new(), |header| time(created(header.created_s)));
                 let disk = format!("{:.1}", entry.disk_bytes as f64 / f64::from(1 << 20));
                 vec![entry.name.clone(), status(entry).to_owned(), disk, created, time(entry.used)]
             };

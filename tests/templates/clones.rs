@@ -139,7 +139,8 @@ fn the_clock_is_the_host_s_and_a_template_does_not_age() {
     if !Path::new("/lab/in").exists() {
         return;
     }
-    let set = |words: &str| assert!(Host::new("date").args(["--set", words]).output().unwrap().status.success());
+    let set =
+        |words: &str| assert!(Host::new("date").args(["--set", words]).output().unwrap().status.success());
     set("+1 day");
     let error = std::panic::catch_unwind(|| least_clock_error(&store));
     set("-1 day");

@@ -22,6 +22,7 @@ fn main() {
         vcpus: args[3].parse().unwrap(),
         debug_console: console.then(|| File::from(std::io::stdout().as_fd().try_clone_to_owned().unwrap())),
         extra_command_line,
+        for_snapshot: false,
         devices: vec![DeviceConfig::Rng],
     });
     let built = start.elapsed();

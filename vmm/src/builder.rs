@@ -1,7 +1,7 @@
 //! From a configuration to a VM, one call a step, in boot order. Before: [`VmConfig`]. Next: [`Vm::start`].
 
-use std::thread::{self, JoinHandle};
 use std::io;
+use std::thread::{self, JoinHandle};
 
 use crx_virtio::transport::MmioTransport;
 use kvm_ioctls::{Kvm, VmFd};
@@ -107,13 +107,7 @@ fn serial(vm: &VmFd, output: std::fs::File) -> Result<Serial, VmError> {
 }
 
 /// The vCPUs; the guest of a snapshot knows of all, and only the first is there.
-fn vcpus_of(
-    kvm: &Kvm,
-    vm: &VmFd,
-    count: u8,
-    for_snapshot: bool,
-    entry: u64,
-) -> Result<Vec<Vcpu>, VmError> {
+fn vcpus_of(kvm: &Kvm, vm: &VmFd, count: u8, for_snapshot: bool, entry: u64) -> Result<Vec<Vcpu>, VmError> {
     let mut template = cpuid::Template::new(kvm, count)?;
     (0..if for_snapshot { 1 } else { count })
         .map(|index| {

@@ -6,8 +6,8 @@ use crx_virtio::fs::FsError;
 use crx_virtio::transport::{StateError, TransportError};
 use crx_virtio::vsock::VsockError;
 
-use crate::boot::{CommandLineError, InitramfsError, KernelError};
 use crate::End;
+use crate::boot::{CommandLineError, InitramfsError, KernelError};
 use crate::config::ConfigError;
 use crate::snapshot::MemoryError;
 

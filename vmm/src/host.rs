@@ -45,8 +45,18 @@ pub fn processor() -> String {
     let states = __cpuid_count(0xd, 0);
     let extended = __cpuid(0x8000_0001);
     [
-        vendor.ebx, vendor.edx, vendor.ecx, model.eax, model.ecx, model.edx, features.ebx, features.ecx, features.edx, states.eax,
-        extended.ecx, extended.edx,
+        vendor.ebx,
+        vendor.edx,
+        vendor.ecx,
+        model.eax,
+        model.ecx,
+        model.edx,
+        features.ebx,
+        features.ecx,
+        features.edx,
+        states.eax,
+        extended.ecx,
+        extended.edx,
     ]
     .iter()
     .fold(String::new(), |text, word| text + &format!("{word:08x}"))

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`VmConfig`] says what to build, `builder` builds it (`memory`, `boot`, `devices`),
 //! [`Vm::start`] gives each vCPU its thread (`vcpu`), whose exits go through `bus` to the devices, until one
-//! of them is an [`End`]. A guest that stands still at its [moment](moment) becomes a [`Snapshot`], and `restore` makes
+//! of them is an [`End`]. A guest that stands still at its moment becomes a [`Snapshot`], and `restore` makes
 //! VMs of it.
 
 #![deny(unsafe_code)]

@@ -39,7 +39,11 @@ pub(crate) fn restore(config: RestoreConfig) -> Result<Vm, VmError> {
     let RestoreConfig { snapshot, memory: file, memory_mib, vcpus, devices } = config;
     snapshot.check_size(&file).map_err(VmError::SnapshotMemory)?;
     let state = snapshot.state;
-    if vcpus == 0 || vcpus > state.vcpus || memory_mib < state.memory_mib || devices.len() != state.windows.len() {
+    if vcpus == 0
+        || vcpus > state.vcpus
+        || memory_mib < state.memory_mib
+        || devices.len() != state.windows.len()
+    {
         return Err(VmError::SnapshotShape);
     }
     let profile = HostProfile::detect();

@@ -7,9 +7,7 @@ use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crx_vmm::{
-    DeviceConfig, End, FormatError, MemoryError, RestoreConfig, Snapshot, Vm, VmConfig, VmError,
-};
+use crx_vmm::{DeviceConfig, End, FormatError, MemoryError, RestoreConfig, Snapshot, Vm, VmConfig, VmError};
 use vmm_sys_util::tempfile::TempFile;
 
 /// Where the guest's code is loaded and entered.

@@ -2,8 +2,8 @@
 //! rules as `crx spec` writes them, which are runc's. PID 1 makes as much of it as it can before it knows of any.
 
 use crate::{
-    Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, IoLimits, MemoryLimits, Mount, MountKind,
-    Namespace, NamespaceKind, Plan, Process,
+    Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, IoLimits, MemoryLimits, Mount,
+    MountKind, Namespace, NamespaceKind, Plan, Process,
 };
 
 // MS_* of linux/mount.h.
@@ -117,7 +117,8 @@ fn mounts() -> Vec<Mount> {
 }
 
 fn devices() -> Vec<Device> {
-    let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    let nodes =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
     let device = |(name, major, minor)| Device {
         path: format!("/dev/{name}"),
         kind: DeviceKind::Char,

@@ -62,7 +62,9 @@ impl First<'_> {
         masks::make_read_only(&root, &plan.readonly_paths, |path| {
             fitting.is_some_and(|fitting| fitting.is_read_only(path))
         })?;
-        masks::mask(&root, &plan.masked_paths, |path| fitting.is_some_and(|fitting| fitting.is_masked(path)))?;
+        masks::mask(&root, &plan.masked_paths, |path| {
+            fitting.is_some_and(|fitting| fitting.is_masked(path))
+        })?;
         if self.user.is_none() {
             self.cgroup.restrict_devices()?;
             set_privileged(&plan.process, None)?;

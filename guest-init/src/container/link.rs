@@ -87,7 +87,11 @@ impl Link {
     }
 
     /// PID 1 gives orders: at most [`MAX_ORDERS_BYTES`], and a few descriptors.
-    pub(crate) fn give_orders(&self, orders: &[u8], descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<()> {
+    pub(crate) fn give_orders(
+        &self,
+        orders: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> rustix::io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_ORDER_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {

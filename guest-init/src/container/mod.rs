@@ -36,9 +36,9 @@ use self::first::First;
 pub(crate) use self::link::{Link, Said};
 use self::namespaces::Namespaces;
 pub(crate) use self::process::Streams;
-pub(crate) use self::standby::Standby;
 use self::process::{Becoming, StartHooks};
 use self::program::Program;
+pub(crate) use self::standby::Standby;
 use self::user::{NodeDirectory, UserNamespace};
 use crate::failure::failed;
 use crate::mounts::Pod;
@@ -184,7 +184,8 @@ impl<'p> Prepared<'p> {
             gate,
         };
         let user = user.as_ref();
-        let first = First { plan, owns_pod: *owns_pod, share, namespaces, cgroup, user, staged: None, becoming };
+        let first =
+            First { plan, owns_pod: *owns_pod, share, namespaces, cgroup, user, staged: None, becoming };
         let nodes = user.into_iter().flat_map(|user| user.nodes().iter().map(AsFd::as_fd));
         let keep: Vec<BorrowedFd<'_>> = streams
             .descriptors()

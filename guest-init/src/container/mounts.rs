@@ -11,8 +11,8 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::fchdir;
 
 use super::copy_up;
-use super::staged::Fitting;
 use super::rootfs::{MS_REC, Root, attach_over, clone_tree};
+use super::staged::Fitting;
 use crate::failure::failed;
 use crate::sys;
 

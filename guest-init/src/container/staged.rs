@@ -185,13 +185,16 @@ mod tests {
         assert_eq!(without(&|plan| drop(plan.readonly_paths.remove(3))), ["/dev", "/sys"]);
         assert_eq!(without(&|plan| drop(plan.mounts.remove(2))), ["/proc", "/sys"]);
         assert_eq!(without(&|plan| plan.devices[1].mode = 0o600), ["/proc", "/sys"]);
-        assert_eq!(without(&|plan| plan.mounts[6].kind = MountKind::Bind {
-            source: crx_proto::BindSource::Volume(0),
-            recursive: true
-        }), ["/proc", "/dev"]);
+        assert_eq!(
+            without(&|plan| plan.mounts[6].kind =
+                MountKind::Bind { source: crx_proto::BindSource::Volume(0), recursive: true }),
+            ["/proc", "/dev"]
+        );
         let twice = |plan: &mut Plan| plan.mounts.push(Mount { flags: 7, ..plan.mounts[5].clone() });
         assert_eq!(without(&twice), ["/proc", "/dev"]);
-        let above = |plan: &mut Plan| plan.mounts.insert(0, Mount { destination: "/".to_owned(), ..plan.mounts[5].clone() });
+        let above = |plan: &mut Plan| {
+            plan.mounts.insert(0, Mount { destination: "/".to_owned(), ..plan.mounts[5].clone() })
+        };
         assert!(without(&above).is_empty());
     }
 

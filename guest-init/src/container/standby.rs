@@ -4,7 +4,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crx_proto::{BindSource, MountKind, Plan, StartError, frame, standard};
 use super::cgroup::Cgroup;
 use super::first::First;
 use super::link::{Link, MAX_ORDERS_BYTES};
@@ -13,10 +12,11 @@ use super::process::{Becoming, StartHooks, Streams};
 use super::program::Program;
 use super::staged::Staged;
 use super::{Container, Made, parameters};
+use crate::clock;
 use crate::failure::{failed, refused};
 use crate::mounts::Pod;
 use crate::sys::{self, Child, Memory};
-use crate::clock;
+use crx_proto::{BindSource, MountKind, Plan, StartError, frame, standard};
 
 /// Name of its cgroup; no container can have it as its ID.
 const CGROUP: &str = "@first";
@@ -62,11 +62,13 @@ impl Standby {
 
     /// It can become this container's process. One that cannot is ended; its cgroup goes with the next container.
     pub(crate) fn fits(&self, plan: &Plan) -> bool {
-        let from_pod = plan.mounts.iter().any(|mount| {
-            matches!(mount.kind, MountKind::Bind { source: BindSource::Guest(_), .. })
-        });
+        let from_pod = plan
+            .mounts
+            .iter()
+            .any(|mount| matches!(mount.kind, MountKind::Bind { source: BindSource::Guest(_), .. }));
         let own = |plan: &Plan| {
-            let mut kinds: Vec<_> = plan.namespaces.iter().filter(|namespace| !is_of_pod(namespace.kind)).collect();
+            let mut kinds: Vec<_> =
+                plan.namespaces.iter().filter(|namespace| !is_of_pod(namespace.kind)).collect();
             kinds.sort_by_key(|namespace| namespace.kind as u8);
             kinds.into_iter().cloned().collect::<Vec<_>>()
         };

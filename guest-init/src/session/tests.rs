@@ -75,7 +75,7 @@ impl TestPod {
                 stream.set_nonblocking(true)?;
                 Ok(stream.into())
             };
-            run(&mut Host::new(guest), pod, &connect);
+            run(&mut Host::new(guest), pod, None, &connect);
         });
         Some(Self { share, sockets, control, ports: 0, pid, first: None })
     }

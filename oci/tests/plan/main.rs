@@ -8,6 +8,7 @@ mod mutate;
 mod rejected;
 mod resources;
 mod seccomp;
+mod standard;
 mod support;
 mod update;
 mod user;

@@ -114,7 +114,9 @@ fn boot(new: &NewPod, template: Option<Template>, timeline: &mut Track) -> anyho
     let running = vm.start()?;
     // A pod that cannot boot either has told why.
     if let Some(reason) = unusable {
-        log::warning(&format!("the pod boots, its template cannot be used: {reason}; crx template rm removes it"));
+        log::warning(&format!(
+            "the pod boots, its template cannot be used: {reason}; crx template rm removes it"
+        ));
     }
     timeline.reached("VM started");
     Ok(Booted { share, running, connections, clients })

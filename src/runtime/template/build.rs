@@ -135,7 +135,12 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// Whoever started it cannot be told.
-pub(crate) fn main(launcher: UnixStream, new: &NewTemplate, label: [u8; 32], memory: &File) -> anyhow::Result<u8> {
+pub(crate) fn main(
+    launcher: UnixStream,
+    new: &NewTemplate,
+    label: [u8; 32],
+    memory: &File,
+) -> anyhow::Result<u8> {
     let leash = launcher.try_clone()?;
     thread::Builder::new().name("crx-launcher".to_owned()).spawn(move || {
         // It says nothing more: this waits for its end.

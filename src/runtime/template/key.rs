@@ -35,11 +35,18 @@ impl Key {
     /// A file is not there.
     pub(crate) fn new(kernel: &Path, initramfs: &Path) -> anyhow::Result<Self> {
         let mut text = format!("format {FORMAT_VERSION}, protocol {}\n", crx_proto::VERSION);
-        for (name, path) in [("crx", Path::new("/proc/self/exe")), ("kernel", kernel), ("initramfs", initramfs)] {
+        for (name, path) in
+            [("crx", Path::new("/proc/self/exe")), ("kernel", kernel), ("initramfs", initramfs)]
+        {
             let identity = identity(path).with_context(|| format!("cannot look at {}", path.display()))?;
             let _ = writeln!(text, "{name} {identity}");
         }
-        let _ = writeln!(text, "host {}, {}", HostProfile::detect(), rustix::system::uname().release().to_string_lossy());
+        let _ = writeln!(
+            text,
+            "host {}, {}",
+            HostProfile::detect(),
+            rustix::system::uname().release().to_string_lossy()
+        );
         let _ = writeln!(text, "processor {}", processor());
         let _ = writeln!(text, "memory {MEMORY_MIB} MiB, {VCPUS} processors");
         Ok(Self::of(text))
@@ -67,7 +74,9 @@ impl Key {
 
     /// For the directory in the store, and for commands.
     pub(crate) fn name(&self) -> String {
-        self.label[..NAME_CHARACTERS / 2].iter().fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
+        self.label[..NAME_CHARACTERS / 2]
+            .iter()
+            .fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Templates: a pod starts where its kernel has already booted. A template is a snapshot of a guest that waits at its moment
 //! ([`crx_vmm::Snapshot`]), and fits every pod of the same guest files on the same host ([`key`]): how much memory and how many
-//! processors a pod has is settled when it is restored. The first launch that misses it makes it ([`build`]), under a lock; it is kept
+//! processors a pod has is settled when it is restored. The first launch that misses it makes it ([`mod@build`]), under a lock; it is kept
 //! in a store ([`store`]) until something that it was made of changes, or others need the room.
 //!
 //! Before: `runtime::launch` wants a pod. Next: `pod::boot` restores it, or boots if there is no template.

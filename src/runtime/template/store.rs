@@ -21,8 +21,8 @@ use anyhow::{Context, bail};
 use crx_vmm::{Header, Snapshot};
 use rustix::fs::{FlockOperation, flock};
 
-use super::key::{Key, NAME_CHARACTERS, identity_of};
 use super::Template;
+use super::key::{Key, NAME_CHARACTERS, identity_of};
 use crate::runtime::{log, state};
 
 /// Most bytes of the disk that a store takes, unless its caller says otherwise.
@@ -114,7 +114,10 @@ impl Store {
             self.path.metadata().with_context(|| format!("template store {}", self.path.display()))?;
         let own = metadata.uid() == rustix::process::geteuid().as_raw();
         if !own || metadata.mode() & 0o022 != 0 {
-            bail!("template store {}: others than this user can write it; chown and chmod it", self.path.display());
+            bail!(
+                "template store {}: others than this user can write it; chown and chmod it",
+                self.path.display()
+            );
         }
         Ok(())
     }
@@ -122,7 +125,10 @@ impl Store {
     /// A new directory for a template that is being made. The caller holds the lock.
     pub(super) fn begin(&self) -> anyhow::Result<Unfinished> {
         let path = self.path.join(format!("{UNFINISHED}{}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Unfinished { path, finished: false })
     }
 
@@ -308,9 +314,8 @@ fn read(directory: &Path) -> anyhow::Result<(Snapshot, File)> {
 }
 
 fn describe(name: String, directory: &Path) -> Entry {
-    let header = fs::read(directory.join(STATE))
-        .context(STATE)
-        .and_then(|bytes| Header::parse(&bytes).context(STATE));
+    let header =
+        fs::read(directory.join(STATE)).context(STATE).and_then(|bytes| Header::parse(&bytes).context(STATE));
     let files = [STATE, MEMORY, MADE_OF, CHECKED].map(|file| directory.join(file).metadata());
     let disk_bytes = files.iter().flatten().map(|file| file.blocks() * 512).sum();
     let used = files[3].as_ref().ok().and_then(|file| file.modified().ok()).unwrap_or(SystemTime::UNIX_EPOCH);

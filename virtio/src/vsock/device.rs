@@ -118,7 +118,9 @@ impl VirtioDevice for Vsock {
             State::Active { worker, stop } => {
                 // The counter cannot be full: it is written once.
                 let _ = stop.write(1);
-                worker.join().map_or((State::Lost, Vec::new()), |(parts, queues)| (State::Idle(parts), queues))
+                worker
+                    .join()
+                    .map_or((State::Lost, Vec::new()), |(parts, queues)| (State::Idle(parts), queues))
             }
             state => (state, Vec::new()),
         };

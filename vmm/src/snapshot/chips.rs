@@ -34,9 +34,7 @@ impl SavedChips {
 
     /// Sets the interrupt controllers of a new VM.
     pub(crate) fn restore_chips(&self, vm: &VmFd) -> Result<(), VmError> {
-        self.chips
-            .iter()
-            .try_for_each(|chip| vm.set_irqchip(chip).kvm("cannot set an interrupt controller"))
+        self.chips.iter().try_for_each(|chip| vm.set_irqchip(chip).kvm("cannot set an interrupt controller"))
     }
 
     /// Sets its clock, which runs from now on.

@@ -125,9 +125,8 @@ impl Header {
         if self.state_bytes > MAX_STATE_BYTES {
             return Err(FormatError::Damaged("header"));
         }
-        let state = bytes
-            .get(HEADER_BYTES..HEADER_BYTES + self.state_bytes as usize)
-            .ok_or(FormatError::Short)?;
+        let state =
+            bytes.get(HEADER_BYTES..HEADER_BYTES + self.state_bytes as usize).ok_or(FormatError::Short)?;
         if crc32fast::hash(state) != self.state_checksum {
             return Err(FormatError::Damaged("state"));
         }
@@ -169,7 +168,8 @@ mod tests {
     fn every_flipped_bit_of_header_and_state_is_noticed() {
         let mut bytes = header().to_bytes().to_vec();
         bytes.extend(b"abc");
-        let read = |bytes: &[u8]| Header::parse(bytes).and_then(|header| header.state_in(bytes).map(<[u8]>::to_vec));
+        let read =
+            |bytes: &[u8]| Header::parse(bytes).and_then(|header| header.state_in(bytes).map(<[u8]>::to_vec));
         assert_eq!(read(&bytes).unwrap(), b"abc");
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);

@@ -98,7 +98,8 @@ impl Snapshot {
     /// It is none, or not as it was written.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
         let header = Header::parse(bytes)?;
-        let state = postcard::from_bytes(header.state_in(bytes)?).map_err(|_| FormatError::Damaged("state"))?;
+        let state =
+            postcard::from_bytes(header.state_in(bytes)?).map_err(|_| FormatError::Damaged("state"))?;
         Ok(Self::new(state, header.memory_file_bytes, header.memory_checksum))
     }
 

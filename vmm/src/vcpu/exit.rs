@@ -59,10 +59,10 @@ pub(crate) fn handle(exit: VcpuExit<'_>, bus: &Bus) -> Outcome {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::*;
     use crx_virtio::GuestMem;
     use crx_virtio::rng::Rng;
     use crx_virtio::transport::MmioTransport;
-    use super::*;
 
     fn bus() -> Bus {
         let memory = GuestMem::from_ranges(&[(GuestAddress(0), 4096)]).unwrap();

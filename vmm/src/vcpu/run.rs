@@ -39,7 +39,11 @@ pub(super) fn run(index: u8, vcpu: &mut VcpuFd, shared: &Shared, stopping: &Atom
                 Some(arrival) => {
                     if let Err(error) = arrival.tell(&shared.memory, page) {
                         let state = VcpuState::read(vcpu, &shared.memory, vec![]);
-                        return Some(End::Failed(VcpuError { vcpu: index, run: FailedRun::Moment(error.kind()), state }));
+                        return Some(End::Failed(VcpuError {
+                            vcpu: index,
+                            run: FailedRun::Moment(error.kind()),
+                            state,
+                        }));
                     }
                 }
             },

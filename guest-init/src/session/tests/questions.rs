@@ -48,8 +48,8 @@ fn the_processes_are_those_of_the_container_and_below() {
     let _executed = pod.execute(EXECUTED, plan);
     let pid = pod.expect_started(EXECUTED);
     let mut found = processes(&mut pod, 1);
-    // Until the shell has executed it.
-    while !found[1].command.starts_with("sleep ") {
+    // Until both shells have executed it.
+    while !found.iter().all(|process| process.command.starts_with("sleep ")) {
         found = processes(&mut pod, 1);
     }
     let commands: Vec<&str> = found.iter().map(|process| process.command.as_str()).collect();

@@ -7,6 +7,7 @@ mod cgroup;
 mod default_config;
 mod devices;
 mod exits;
+mod moment;
 mod mounts;
 mod namespaces;
 mod process;

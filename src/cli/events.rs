@@ -62,6 +62,9 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     Ok(exit::SUCCESS)
 }
 
+/// How long the word of a container's end may take after PID 1 has no more of its statistics.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// Prints events until the container ends.
 fn follow(container: &Container, interval: Duration, out: &mut impl Write) -> anyhow::Result<()> {
     let id = &container.record.id;
@@ -70,18 +73,26 @@ fn follow(container: &Container, interval: Duration, out: &mut impl Write) -> an
     channel::send(&pod, &Command::Watch(id.clone()), &[])?;
     thread::Builder::new().name("crx-watch".to_owned()).spawn(move || watch(&pod, &sender))?;
     let mut next = Instant::now() + interval;
+    let mut refused = None;
     loop {
         match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(Event::OutOfMemory) => print(out, "oom", id, None)?,
             Ok(Event::Failed(message)) => bail!("container {id:?}: {message}"),
             Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {
+                if let Some(error) = refused {
+                    return Err(error);
+                }
                 next = Instant::now() + interval;
                 match statistics(container) {
                     Ok(statistics) => print(out, "stats", id, Some(statistics))?,
                     // It ended in between.
                     Err(_) if container.status() == Status::Stopped => return Ok(()),
-                    Err(error) => return Err(error),
+                    // Or is about to: PID 1 knows before its pod does, which says so on the way.
+                    Err(error) => {
+                        next = Instant::now() + ENDING;
+                        refused = Some(error);
+                    }
                 }
             }
         }

@@ -42,4 +42,11 @@ impl SavedChips {
         let clock = kvm_clock_data { clock: self.clock_ns, ..Default::default() };
         vm.set_clock(&clock).kvm("cannot set the clock")
     }
+
+    /// One for tests of the format.
+    #[cfg(test)]
+    pub(super) fn sample() -> Self {
+        let chip = |chip_id: &u32| kvm_irqchip { chip_id: *chip_id, ..Default::default() };
+        Self { chips: CHIPS.iter().map(chip).collect(), clock_ns: 0x1122_3344 }
+    }
 }

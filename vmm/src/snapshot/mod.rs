@@ -141,3 +141,57 @@ const _: () = {
     assert!(size_of::<kvm_bindings::kvm_cpuid_entry2>() == 40);
     assert!(size_of::<kvm_bindings::kvm_irqchip>() == 520);
 };
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use crx_virtio::transport::RingState;
+
+    use super::*;
+
+    fn state() -> State {
+        let queue = RingState {
+            max_size: 64,
+            size: 32,
+            ready: true,
+            event_idx: true,
+            next_available: 5,
+            next_used: 4,
+            descriptors: 0x1000,
+            available: 0x2000,
+            used: 0x3000,
+        };
+        let window = WindowState {
+            device_id: 19,
+            features: 1 << 32,
+            status: 15,
+            interrupt_status: 1,
+            queues: vec![queue],
+        };
+        State {
+            memory_mib: 256,
+            vcpus: 8,
+            page: 0x12_3000,
+            vcpu: SavedVcpu::sample(),
+            windows: vec![window],
+            chips: SavedChips::sample(),
+            extents: vec![Extent { start: 0, bytes: 4096 }, Extent { start: 0x10_0000, bytes: 8192 }],
+        }
+    }
+
+    /// What [`state`] was in the file when [`FORMAT_VERSION`] was given its number: a change here is one of the format.
+    const GOLDEN: (usize, u32) = (7849, 3_017_071_710);
+
+    #[test]
+    fn the_state_is_written_as_it_always_was_and_read_back() {
+        let snapshot = Snapshot::new(state(), 0x10_2000, 7);
+        let bytes = snapshot.to_bytes([3; 32]).unwrap();
+        let written = &bytes[HEADER_BYTES..];
+        assert_eq!((written.len(), crc32fast::hash(written)), GOLDEN, "raise FORMAT_VERSION, then this");
+        let read = Snapshot::from_bytes(&bytes).unwrap();
+        assert_eq!(postcard::to_stdvec(&read.state).unwrap(), written);
+        assert_eq!((read.memory_file_bytes, read.memory_checksum), (0x10_2000, 7));
+        assert_eq!(Header::parse(&bytes).unwrap().content_bytes, 4096 + 8192);
+    }
+}

@@ -84,6 +84,25 @@ impl SavedVcpu {
         vcpu.set_vcpu_events(&self.events).kvm(what)
     }
 
+    /// One for tests of the format.
+    #[cfg(test)]
+    pub(super) fn sample() -> Self {
+        Self {
+            cpuid: vec![kvm_cpuid_entry2 { function: 1, eax: 2, ..Default::default() }],
+            regs: kvm_regs { rip: 0x1234, ..Default::default() },
+            sregs: kvm_sregs::default(),
+            xsave: kvm_xsave::default(),
+            xcrs: kvm_xcrs::default(),
+            debug: kvm_debugregs::default(),
+            lapic: kvm_lapic_state::default(),
+            mp_state: kvm_mp_state::default(),
+            events: kvm_vcpu_events::default(),
+            msrs: vec![msr(0xc000_0080, 0xd01)],
+            tsc: 77,
+            tsc_deadline: 88,
+        }
+    }
+
     /// The time stamp counter.
     pub(crate) fn tsc(&self) -> u64 {
         self.tsc

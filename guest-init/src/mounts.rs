@@ -142,6 +142,11 @@ impl Pod {
         }
     }
 
+    /// What the kernel does with BPF programs is as a container has set it: it stays.
+    pub(crate) fn leave_bpf(&mut self) {
+        self.bpf = Bpf::Fixed;
+    }
+
     /// Has BPF programs compiled again: those of the container itself may be long and busy.
     pub(crate) fn compile_bpf(&mut self) {
         if self.bpf == Bpf::Interpreted {

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crx_proto::StartError;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, read, write};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -84,6 +85,23 @@ impl Link {
     /// The process says that it waits for its orders.
     pub(crate) fn say_ready(&self) -> rustix::io::Result<()> {
         write(&self.0, &[READY]).map(drop)
+    }
+
+    /// PID 1 waits until the process waits for its orders, or says why it cannot.
+    pub(crate) fn wait_ready(&self) -> Result<(), StartError> {
+        let fail = |error| failed("pod", "stage the first container", error);
+        loop {
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Err(Errno::INTR) => continue,
+                polled => polled.map_err(fail)?,
+            };
+            match self.receive() {
+                Said::Ready => return Ok(()),
+                Said::Failed(error) => return Err(error),
+                Said::Gone => return Err(fail(Errno::CONNRESET)),
+                Said::Nothing | Said::Terminal(_) => {}
+            }
+        }
     }
 
     /// PID 1 gives orders: at most [`MAX_ORDERS_BYTES`], and a few descriptors.
@@ -189,6 +207,30 @@ mod tests {
         assert!(matches!(ours.receive(), Said::Nothing));
         drop(theirs);
         assert!(matches!(ours.receive(), Said::Gone));
+    }
+
+    #[test]
+    fn orders_come_whole_with_their_descriptors_once_the_process_is_ready() {
+        let (ours, theirs) = Link::pair().unwrap();
+        theirs.say_ready().unwrap();
+        ours.wait_ready().unwrap();
+        let orders = vec![7; MAX_ORDERS_BYTES];
+        let pipe = std::io::pipe().unwrap();
+        ours.give_orders(&orders, &[pipe.0.as_fd(), pipe.1.as_fd()]).unwrap();
+        let (taken, descriptors) = theirs.take_orders().unwrap();
+        assert_eq!((taken, descriptors.len()), (orders, 2));
+        drop(ours);
+        assert_eq!(theirs.take_orders().unwrap_err(), Errno::CONNRESET);
+    }
+
+    #[test]
+    fn a_process_that_cannot_get_ready_says_why() {
+        let (ours, theirs) = Link::pair().unwrap();
+        let error = StartError { exit_code: 1, message: "pod: mount proc: why".to_owned() };
+        theirs.fail(&error);
+        assert_eq!(ours.wait_ready().unwrap_err(), error);
+        drop(theirs);
+        assert!(ours.wait_ready().unwrap_err().message.contains("stage the first container"));
     }
 
     #[test]

@@ -95,9 +95,7 @@ impl<'p> Prepared<'p> {
         if owns_pod && plan.user_mappings.is_none() {
             parameters::set(plan)?;
         }
-        // One that says itself how its programs are to run is not helped.
-        let says_how = plan.sysctl.iter().any(|(name, _)| name.ends_with("bpf_jit_enable"));
-        if !says_how && (!plan.cgroup.devices.is_empty() || plan.seccomp.is_some()) {
+        if !sets_bpf(plan) && (!plan.cgroup.devices.is_empty() || plan.seccomp.is_some()) {
             pod.interpret_bpf();
         }
         let user = plan.user_mappings.as_ref().map(|mappings| UserNamespace::new(plan, mappings, pod));
@@ -232,6 +230,11 @@ pub(crate) fn may_share_memory(plan: &Plan, owns_pod: bool) -> bool {
     let mut pid = plan.namespaces.iter().filter(|namespace| namespace.kind == NamespaceKind::Pid);
     let is_unseen = pid.next().map_or(owns_pod, |namespace| namespace.path.is_none());
     plan.start_hooks.is_empty() && plan.user_mappings.is_none() && is_unseen
+}
+
+/// The container says itself how BPF programs are to run: it is not helped.
+fn sets_bpf(plan: &Plan) -> bool {
+    plan.sysctl.iter().any(|(name, _)| name.ends_with("bpf_jit_enable"))
 }
 
 /// Mounts the pod's own file systems that the plan refers to.

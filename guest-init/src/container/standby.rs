@@ -11,7 +11,7 @@ use super::namespaces::{Namespaces, is_of_pod};
 use super::process::{Becoming, StartHooks, Streams};
 use super::program::Program;
 use super::staged::Staged;
-use super::{Container, Made, parameters};
+use super::{Container, Made, parameters, sets_bpf};
 use crate::clock;
 use crate::failure::{failed, refused};
 use crate::mounts::Pod;
@@ -56,7 +56,7 @@ impl Standby {
         let process = sys::spawn(namespaces.clone_flags, cgroup.as_fd(), Memory::Own, &mut body)
             .map_err(|error| failed("process", "clone the container's process", error))?;
         drop(theirs);
-        ours.wait().map_err(|error| failed("pod", "stage the first container", error))?;
+        ours.wait_ready()?;
         Ok(Self { process, link: ours, cgroup, namespaces, standard })
     }
 
@@ -100,6 +100,9 @@ impl Standby {
     ) -> Result<(Made, Link), StartError> {
         let Self { process, link, mut cgroup, namespaces, standard } = self;
         parameters::set(plan)?;
+        if sets_bpf(plan) {
+            pod.leave_bpf();
+        }
         cgroup.limit(plan, &standard.cgroup, pod)?;
         let program = cgroup.device_program();
         let orders = frame::encode(&(plan, share, gate))

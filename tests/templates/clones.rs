@@ -160,12 +160,14 @@ fn monotonic_clocks_go_on_from_the_template_and_never_back() {
         let first = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
         out.lines().map(first).collect::<Vec<_>>()
     };
-    let (before, after) = (uptimes(), uptimes());
+    let before = uptimes();
+    std::thread::sleep(Duration::from_secs(20));
+    let after = uptimes();
     for pair in [&before, &after] {
         assert!(pair[0] > 0.0 && pair[1] >= pair[0] + 0.09, "{pair:?}");
     }
     // The time between the two launches is not in the second's.
-    assert!((after[0] - before[0]).abs() < 120.0, "{before:?} {after:?}");
+    assert!((after[0] - before[0]).abs() < 10.0, "{before:?} {after:?}");
 }
 
 #[test]

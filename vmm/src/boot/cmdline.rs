@@ -11,7 +11,7 @@ const WORDS: &str = "panic=-1 oops=panic reboot=k noreplace-smp tsc=reliable swi
                      dummy.numdummies=0 rcupdate.rcu_expedited=1 retain_initrd crx_zeroed_ram";
 
 /// Guests on the PVM backend (rootfs/README.md, "Command line").
-const PVM_WORDS: &str = "crx_pvm crx_pvm_xsave rodata=off mitigations=off";
+const PVM_WORDS: &str = "crx_pvm crx_pvm_xsave clocksource=kvm-clock rodata=off mitigations=off";
 
 /// With a debug console: from the first line on.
 const CONSOLE_WORDS: &str = "console=ttyS0 earlyprintk=ttyS0";

@@ -78,9 +78,10 @@ impl SavedVcpu {
         vcpu.set_xcrs(&self.xcrs).kvm(what)?;
         vcpu.set_debug_regs(&self.debug).kvm(what)?;
         vcpu.set_lapic(&self.lapic).kvm(what)?;
-        tsc::set(vcpu, self.tsc)?;
+        let now = tsc::set(vcpu, self.tsc)?;
         write_msrs(vcpu, &self.msrs)?;
-        write_msrs(vcpu, &[msr(MSR_IA32_TSC_DEADLINE, self.tsc_deadline)])?;
+        let deadline = deadline(self.tsc_deadline, self.tsc, now);
+        write_msrs(vcpu, &[msr(MSR_IA32_TSC_DEADLINE, deadline)])?;
         vcpu.set_vcpu_events(&self.events).kvm(what)
     }
 
@@ -107,6 +108,11 @@ impl SavedVcpu {
     pub(crate) fn tsc(&self) -> u64 {
         self.tsc
     }
+}
+
+/// A timer's deadline where the counter was `then` and is `now`; a timer that is off stays off.
+fn deadline(deadline: u64, then: u64, now: u64) -> u64 {
+    if deadline == 0 { 0 } else { now.saturating_add(deadline.saturating_sub(then)).max(1) }
 }
 
 /// Has KVM finish the instruction of the last exit: it does so when the vCPU is entered again, which it leaves at once.
@@ -160,4 +166,17 @@ fn write_msrs(vcpu: &VcpuFd, msrs: &[kvm_msr_entry]) -> Result<(), VmError> {
         rest = &rest[done + 1..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deadline;
+
+    #[test]
+    fn a_timer_goes_off_as_much_later_as_it_would_have() {
+        assert_eq!(deadline(1500, 1000, 1000), 1500);
+        assert_eq!(deadline(1500, 1000, 70), 570, "a host that has booted again");
+        assert_eq!(deadline(900, 1000, 5000), 5000, "at once");
+        assert_eq!(deadline(0, 1000, 5000), 0);
+    }
 }

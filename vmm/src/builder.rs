@@ -65,7 +65,7 @@ pub(crate) fn build(config: VmConfig) -> Result<Vm, VmError> {
     let arrival = (!for_snapshot).then_some(Arrival { vcpus, guest_cid, added_bytes: 0 });
     let bus = Bus::new(windows, serial);
     let known_vcpus = vcpus;
-    let vcpus = vcpus_of(&kvm, &vm, vcpus, for_snapshot, loaded.entry)?;
+    let vcpus = vcpus_of(&kvm, &vm, profile, vcpus, for_snapshot, loaded.entry)?;
     Ok(Vm::of(Parts { vcpus, bus, profile, known_vcpus, arrival, page: None, vm, memory: owned }))
 }
 
@@ -107,8 +107,15 @@ fn serial(vm: &VmFd, output: std::fs::File) -> Result<Serial, VmError> {
 }
 
 /// The vCPUs; the guest of a snapshot knows of all, and only the first is there.
-fn vcpus_of(kvm: &Kvm, vm: &VmFd, count: u8, for_snapshot: bool, entry: u64) -> Result<Vec<Vcpu>, VmError> {
-    let mut template = cpuid::Template::new(kvm, count)?;
+fn vcpus_of(
+    kvm: &Kvm,
+    vm: &VmFd,
+    profile: HostProfile,
+    count: u8,
+    for_snapshot: bool,
+    entry: u64,
+) -> Result<Vec<Vcpu>, VmError> {
+    let mut template = cpuid::Template::new(kvm, profile, count)?;
     (0..if for_snapshot { 1 } else { count })
         .map(|index| {
             let fd = vm.create_vcpu(index.into()).kvm("cannot create a vCPU")?;

@@ -4,6 +4,7 @@
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Kvm, VcpuFd};
 
+use crate::HostProfile;
 use crate::error::{KvmContext, VmError};
 
 /// Leaf 1, EDX: the package has more than one APIC ID (HTT).
@@ -15,6 +16,10 @@ const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaves 0xb and 0x1f, ECX bits 15:8: kind of the level (Intel SDM 2A, CPUID).
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
+/// KVM's own leaf of features, and those of EAX for which a guest calls the hypervisor: PV_UNHALT, PV_SEND_IPI,
+/// PV_SCHED_YIELD and HC_MAP_GPA_RANGE (Documentation/virt/kvm/x86/cpuid.rst).
+const LEAF_KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_EAX_HYPERCALLS: u32 = 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
 /// Subleaf index is significant (Documentation/virt/kvm/api.rst, KVM_SET_CPUID2).
 const SIGNIFICANT_INDEX: u32 = 1;
 
@@ -33,13 +38,13 @@ pub(crate) struct Template {
 
 impl Template {
     /// Asks the host.
-    pub(crate) fn new(kvm: &Kvm, vcpus: u8) -> Result<Self, VmError> {
+    pub(crate) fn new(kvm: &Kvm, profile: HostProfile, vcpus: u8) -> Result<Self, VmError> {
         let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).kvm("cannot ask for the supported CPUID")?;
-        Ok(Self::from_entries(supported.as_slice(), vcpus))
+        Ok(Self::from_entries(supported.as_slice(), profile, vcpus))
     }
 
-    fn from_entries(supported: &[kvm_cpuid_entry2], vcpus: u8) -> Self {
+    fn from_entries(supported: &[kvm_cpuid_entry2], profile: HostProfile, vcpus: u8) -> Self {
         // The extended topology leaves are the host's or empty; ours are made below.
         let mut entries: Vec<_> =
             supported.iter().filter(|entry| !matches!(entry.function, 0xb | 0x1f)).copied().collect();
@@ -51,6 +56,11 @@ impl Template {
                 flags: SIGNIFICANT_INDEX,
                 ..Default::default()
             }));
+        }
+        // A hypercall never returns on a PVM host: the instruction is patched, and executed again, for ever.
+        if profile == HostProfile::Pvm {
+            let features = entries.iter_mut().filter(|entry| entry.function == LEAF_KVM_FEATURES);
+            features.for_each(|entry| entry.eax &= !KVM_EAX_HYPERCALLS);
         }
         Self { entries, vcpus: vcpus.into() }
     }
@@ -116,7 +126,7 @@ mod tests {
         supported[0].eax = 0xd;
         supported[1].ebx = 0xffff_0800;
         supported[2].eax = 3 << 5 | 3;
-        Template::from_entries(&supported, vcpus)
+        Template::from_entries(&supported, HostProfile::Hardware, vcpus)
     }
 
     fn get(template: &Template, function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -149,6 +159,18 @@ mod tests {
             assert_eq!(get(&template, 0x8000_0008, 0).ecx, bits << 12 | (u32::from(vcpus) - 1));
             assert_eq!(get(&template, 4, 0).eax >> 14 & 0xfff, u32::from(vcpus) - 1);
             assert_eq!(get(&template, 1, 0).edx & LEAF1_EDX_HTT != 0, vcpus > 1);
+        }
+    }
+
+    #[test]
+    fn a_guest_calls_no_hypervisor_that_does_not_return() {
+        let mut supported = leaf(LEAF_KVM_FEATURES, 0);
+        supported.eax = u32::MAX;
+        for (profile, hypercalls) in [(HostProfile::Hardware, KVM_EAX_HYPERCALLS), (HostProfile::Pvm, 0)] {
+            let template = Template::from_entries(&[supported], profile, 1);
+            let features = get(&template, LEAF_KVM_FEATURES, 0).eax;
+            assert_eq!(features & KVM_EAX_HYPERCALLS, hypercalls);
+            assert_eq!(features | KVM_EAX_HYPERCALLS, u32::MAX, "the others stay");
         }
     }
 

@@ -110,6 +110,11 @@ pub(crate) fn page_structures(memory_bytes: u64, initramfs_start: u64) -> Range<
     }
 }
 
+/// The same for memory that is added: each block begins with the huge page that describes it (rootfs/kernel, patch 0029).
+pub(crate) fn added_page_structures(added_bytes: u64) -> impl Iterator<Item = u64> {
+    (HOLE_END..HOLE_END + added_bytes).step_by((HOTPLUG_BLOCK_MIB as usize) << 20)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +141,13 @@ mod tests {
         let end = HOLE_END + (8 << 30) - LOW_MEMORY_END;
         assert_eq!(page_structures(8 << 30, LOW_MEMORY_END - MIB), end - 128 * MIB..end);
         assert!(page_structures(2 * MIB, MIB).is_empty());
+    }
+
+    #[test]
+    fn each_block_that_is_added_begins_with_what_describes_it() {
+        assert_eq!(added_page_structures(0).count(), 0);
+        let starts: Vec<u64> = added_page_structures(256 * MIB).collect();
+        assert_eq!(starts, [HOLE_END, HOLE_END + 128 * MIB]);
     }
 
     #[test]

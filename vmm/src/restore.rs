@@ -17,7 +17,7 @@ use crate::snapshot::{self, Snapshot, State};
 use crate::vcpu::Vcpu;
 use crate::vm::Parts;
 use crate::x86_64::{cpuid, irqchip, msrs, tsc};
-use crate::{DeviceConfig, HostProfile, Vm, sys};
+use crate::{DeviceConfig, HostProfile, Vm, layout, sys};
 
 /// A VM that goes on from a snapshot.
 #[derive(Debug)]
@@ -53,6 +53,10 @@ pub(crate) fn restore(config: RestoreConfig) -> Result<Vm, VmError> {
     let owned = memory::create_with_hotplug(state.memory_mib, added_mib)?;
     snapshot::memory::map(&owned.memory, &file, &state.extents)
         .map_err(|source| VmError::Memory(state.memory_mib, source))?;
+    // The guest writes to all of it when it adds the memory.
+    for start in layout::added_page_structures(u64::from(added_mib) << 20) {
+        sys::populate_huge(&owned.memory, start, layout::HUGE_PAGE_BYTES as usize);
+    }
     let arrival = Arrival {
         vcpus,
         guest_cid: devices.iter().find_map(DeviceConfig::guest_cid).unwrap_or(0),

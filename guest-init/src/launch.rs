@@ -58,6 +58,7 @@ impl Session<'_> {
             net::set_names(plan)?;
         }
         self.pod.is_prepared()?;
+        net::apply(&plan.network, &mut self.nics, &mut self.pod)?;
         let terminal = plan.process.terminal.is_some();
         let (streams, mut relays) = stdio::streams(terminal, connections.finish()?)?;
         self.host.stage_of(id, Stage::Shared);

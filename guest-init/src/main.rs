@@ -28,7 +28,7 @@ mod table;
 mod terminal;
 
 use container::Standby;
-use crx_proto::{GuestMessage, Stage};
+use crx_proto::{GuestMessage, Stage, StartError};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Keeps processes of containers out of this one and of what it clones: until a clone executes its program it has
@@ -41,13 +41,17 @@ fn hide_memory() {
 }
 
 /// Everything that does not depend on a pod; with a line for people if the first container cannot be staged.
-fn prepare() -> (mounts::Pod, Option<Standby>, Option<String>) {
+fn prepare() -> (mounts::Pod, Result<net::Nics, StartError>, Option<Standby>, Option<String>) {
     let mut pod = mounts::Pod::prepare();
+    // Before a container's sysfs, which is read-only: what is written to a second one is written through the first.
+    let nics = net::Nics::find();
     let standby =
         pod.is_prepared().and_then(|()| net::set_loopback_up()).and_then(|()| Standby::begin(&mut pod));
     match standby {
-        Ok(standby) => (pod, Some(standby), None),
-        Err(error) => (pod, None, Some(format!("the first container was not staged: {}", error.message))),
+        Ok(standby) => (pod, nics, Some(standby), None),
+        Err(error) => {
+            (pod, nics, None, Some(format!("the first container was not staged: {}", error.message)))
+        }
     }
 }
 
@@ -56,13 +60,13 @@ fn boot() -> ! {
     hide_memory();
     let started_ns = clock::monotonic_ns();
     sys::open_standard_streams();
-    let (pod, standby, unstaged) = prepare();
+    let (pod, nics, standby, unstaged) = prepare();
     let mounted_ns = clock::monotonic_ns();
     let warnings = moment::pass();
     let resumed_ns = clock::monotonic_ns();
     let Ok(mut host) = agent::Host::connect() else { shutdown::power_off() };
     host.hello(&[(Stage::Init, started_ns), (Stage::Mounted, mounted_ns), (Stage::Resumed, resumed_ns)]);
     unstaged.into_iter().chain(warnings).for_each(|text| host.send(&GuestMessage::Log(text)));
-    session::run(&mut host, pod, standby, &|port| sys::vsock_connect(port, false));
+    session::run(&mut host, pod, nics, standby, &|port| sys::vsock_connect(port, false));
     shutdown::power_off()
 }

@@ -3,12 +3,13 @@
 //! [`crate::table`] (what is known of each process), [`crate::launch`] (how one comes), [`crate::ending`] (how it
 //! goes), [`crate::questions`] (what the host may ask meanwhile).
 
-use crx_proto::{GuestMessage, HostMessage, ProcessId};
+use crx_proto::{GuestMessage, HostMessage, ProcessId, StartError};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::agent::{Host, Received};
 use crate::container::{Cgroup, Standby};
 use crate::mounts::Pod;
+use crate::net::Nics;
 use crate::reap::Reaper;
 use crate::stdio::Connect;
 use crate::table::{Phase, Source, Table};
@@ -17,6 +18,8 @@ use crate::table::{Phase, Source, Table};
 pub(crate) struct Session<'a> {
     pub(crate) host: &'a mut Host,
     pub(crate) pod: Pod,
+    /// The pod's network devices, or why they cannot be set up.
+    pub(crate) nics: Result<Nics, StartError>,
     /// Waits to become the first container's process.
     pub(crate) standby: Option<Standby>,
     /// Connects to ports of the host.
@@ -27,8 +30,15 @@ pub(crate) struct Session<'a> {
 }
 
 /// Serves the host until it wants the pod to end, or is gone.
-pub(crate) fn run(host: &mut Host, pod: Pod, standby: Option<Standby>, connect: Connect<'_>) {
-    let mut session = Session { host, pod, standby, connect, table: Table::new(), left_over: Vec::new() };
+pub(crate) fn run(
+    host: &mut Host,
+    pod: Pod,
+    nics: Result<Nics, StartError>,
+    standby: Option<Standby>,
+    connect: Connect<'_>,
+) {
+    let (table, left_over) = (Table::new(), Vec::new());
+    let mut session = Session { host, pod, nics, standby, connect, table, left_over };
     // Until there is a container there is nothing else to wait for.
     loop {
         match session.host.wait() {

@@ -395,6 +395,59 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// What is asked of a network device's driver (ETHTOOL_* of linux/ethtool.h), and what its numbers are.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum EthtoolCommand {
+    /// The fields of `struct ethtool_channels`; the last two are the numbers of other and of combined queues in use.
+    GetChannels = 0x3c,
+    /// The same; the first four are ignored.
+    SetChannels = 0x3d,
+    /// The first is 1 if the device computes checksums of what is sent.
+    #[cfg(test)]
+    GetTxChecksum = 0x16,
+    /// The same.
+    SetTxChecksum = 0x17,
+    /// The first is 1 if the device cuts what is sent by TCP into segments.
+    #[cfg(test)]
+    GetTso = 0x1e,
+    /// The same.
+    SetTso = 0x1f,
+}
+
+/// Asks the driver of the network device `name` of the network namespace of `socket`, with `numbers`, and returns the
+/// numbers as they are afterwards.
+pub(crate) fn ethtool(
+    socket: BorrowedFd<'_>,
+    name: &str,
+    command: EthtoolCommand,
+    numbers: [u32; 8],
+) -> io::Result<[u32; 8]> {
+    /// SIOCETHTOOL of linux/sockios.h.
+    const REQUEST: libc::Ioctl = 0x8946;
+    /// `struct ethtool_channels` (36 bytes), and longer than `struct ethtool_value` (8 bytes).
+    #[repr(C)]
+    struct Arguments {
+        command: u32,
+        numbers: [u32; 8],
+    }
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    let mut arguments = Arguments { command: command as u32, numbers };
+    // SAFETY: an all-zero ifreq is valid; the ioctl reads the name and the pointer of the live structure, and reads and
+    // writes of what that points to at most the bytes of the longest structure that a command of the enumeration has.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut arguments).cast();
+        check(c_long::from(libc::ioctl(socket.as_raw_fd(), REQUEST, &raw mut request)))?;
+    }
+    Ok(arguments.numbers)
+}
+
 /// Makes descriptors 0, 1 and 2 exist: a PID 1 without a console starts without them, and what it opened next
 /// would be taken for a standard stream. What is missing becomes the kernel log, so that a panic is seen.
 pub(crate) fn open_standard_streams() {
@@ -434,6 +487,14 @@ pub(crate) fn kernel_log_tail() -> Vec<u8> {
         unsafe { libc::klogctl(SYSLOG_ACTION_READ_ALL, log.as_mut_ptr().cast(), log.len() as libc::c_int) };
     log.truncate(usize::try_from(length).unwrap_or(0));
     log
+}
+
+/// Gives this thread a network namespace of its own.
+#[cfg(test)]
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: takes a number; a network namespace changes no memory and no descriptor.
+    check(c_long::from(unsafe { libc::unshare(libc::CLONE_NEWNET) }))?;
+    Ok(())
 }
 
 /// Runs `body` in a forked process, for tests whose process reaps every child.

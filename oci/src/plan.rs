@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crx_proto::Plan;
+use crx_proto::{Network, Plan};
 
 use crate::bundle::Bundle;
 use crate::error::{SpecError, quote};
@@ -87,6 +87,7 @@ pub fn plan(bundle: &Bundle, id: &str) -> Result<Planned, SpecError> {
             id: id.to_owned(),
             hostname: validate::uts_name(&root, "hostname", &namespaces)?,
             domainname: validate::uts_name(&root, "domainname", &namespaces)?,
+            network: Network::default(),
             time_offsets: linux
                 .map(|linux| namespaces::time_offsets(linux, &namespaces))
                 .transpose()?

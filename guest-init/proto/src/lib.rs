@@ -20,6 +20,7 @@
 
 pub mod frame;
 mod msg;
+mod network;
 mod plan;
 mod standard;
 
@@ -28,6 +29,7 @@ pub use msg::{
     Answer, ExecPlan, ExitStatus, GuestMessage, HostMessage, ProcessId, ProcessInfo, Question, Stage,
     StartError, StreamPorts,
 };
+pub use network::{Address, Interface, Neighbour, Network, Route};
 pub use plan::{
     BindSource, Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, Hook, HugetlbLimit,
     IdMapping, IoDeviceLimit, IoLimits, MemoryLimits, Mount, MountKind, Namespace, NamespaceKind, Plan,
@@ -37,7 +39,7 @@ pub use plan::{
 pub use standard::standard;
 
 /// Version of the protocol. Host and guest refuse each other when it differs.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Host port of the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Longest frame either side accepts: a plan with a large environment (ARG_MAX is 2 MiB) and mounts.

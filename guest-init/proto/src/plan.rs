@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Network;
+
 /// One container, ready to be made. The order of the fields is the order in which PID 1 works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -13,6 +15,8 @@ pub struct Plan {
     pub namespaces: Vec<Namespace>,
     /// IDs of the container's user namespace, if it has one.
     pub user_mappings: Option<UserMappings>,
+    /// What is new in the pod's network, set up before anything else; empty for most containers that join a pod.
+    pub network: Network,
     /// Offsets of the container's clocks, if it has a time namespace.
     pub time_offsets: Vec<TimeOffset>,
     /// Host name, if the container has a UTS namespace or is the pod's first.

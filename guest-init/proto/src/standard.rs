@@ -3,7 +3,7 @@
 
 use crate::{
     Capabilities, Cgroup, CpuLimits, Device, DeviceKind, DeviceRule, IoLimits, MemoryLimits, Mount,
-    MountKind, Namespace, NamespaceKind, Plan, Process,
+    MountKind, Namespace, NamespaceKind, Network, Plan, Process,
 };
 
 // MS_* of linux/mount.h.
@@ -26,6 +26,7 @@ pub fn standard() -> Plan {
         id: String::new(),
         namespaces: [NamespaceKind::Pid, NamespaceKind::Mount, NamespaceKind::Cgroup].map(namespace).into(),
         user_mappings: None,
+        network: Network::default(),
         time_offsets: Vec::new(),
         hostname: None,
         domainname: None,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crx_proto::{
     Capabilities, Cgroup as Limits, Device, DeviceKind, DeviceRule, IdMapping, Mount, Namespace,
-    NamespaceKind, Process, ProcessId, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock,
+    NamespaceKind, Network, Process, ProcessId, Rlimit, Seccomp, SockFilter, TimeOffset, TimeOffsetClock,
     UserMappings, Volume,
 };
 use rustix::event::{PollFd, PollFlags, poll};
@@ -98,6 +98,7 @@ impl Share {
                 .map(namespace)
                 .to_vec(),
             user_mappings: None,
+            network: Network::default(),
             time_offsets: Vec::new(),
             hostname: None,
             domainname: None,

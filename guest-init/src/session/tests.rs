@@ -8,7 +8,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use crx_proto::{
-    Answer, ExecPlan, ExitStatus, Hook, Namespace, NamespaceKind, Plan, Question, Stage, StreamPorts, frame,
+    Answer, ExecPlan, ExitStatus, Hook, Namespace, NamespaceKind, Plan, Question, Route, Stage, StreamPorts,
+    frame,
 };
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 
@@ -75,7 +76,8 @@ impl TestPod {
                 stream.set_nonblocking(true)?;
                 Ok(stream.into())
             };
-            run(&mut Host::new(guest), pod, None, &connect);
+            sys::unshare_network().unwrap();
+            run(&mut Host::new(guest), pod, Nics::find(), None, &connect);
         });
         Some(Self { share, sockets, control, ports: 0, pid, first: None })
     }
@@ -395,4 +397,33 @@ fn a_later_container_gets_namespaces_of_its_own() {
     assert_eq!(&lines[5..], if has_ipv6 { &["1"][..] } else { &[] }, "{output}");
     pod.expect_exit(SECOND, 0);
     assert_eq!(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap(), here);
+}
+
+#[test]
+fn the_network_of_a_plan_is_there_when_its_process_runs() {
+    let Some(mut pod) = TestPod::new() else { return };
+    let mut plan = pod.share.plan("cat /proc/net/route /proc/sys/net/ipv4/conf/lo/tag");
+    plan.network.routes = vec![Route {
+        destination: [10, 2, 3, 0].into(),
+        prefix_bits: 24,
+        kind: libc::RTN_UNREACHABLE,
+        gateway: None,
+        onlink: false,
+        interface: None,
+        source: None,
+        metric: Some(7),
+        scope: 0,
+    }];
+    plan.network.sysctl = vec![("net/ipv4/conf/lo/tag".to_owned(), "77".to_owned())];
+    let mut again = plan.clone();
+    let mut streams = pod.create(FIRST, true, plan);
+    pod.expect_started(FIRST);
+    let output = streams.output();
+    let fields: Vec<&str> = output.split_ascii_whitespace().skip(11).collect();
+    assert_eq!(fields, ["*", "0003020A", "00000000", "0201", "0", "0", "7", "00FFFFFF", "0", "0", "0", "77"]);
+    pod.expect_exit(FIRST, 0);
+    again.id = format!("{}-again", again.id);
+    let _streams = pod.create(SECOND, true, again);
+    let line = "network: route to 10.2.3.0/24: File exists";
+    assert_eq!(pod.expect_failure(SECOND), (1, line.to_owned()));
 }

@@ -1,7 +1,16 @@
 //! The network and the names of a network and a UTS namespace: the pod's own, or those of a container that has
-//! its own.
+//! its own. [`apply()`] is for the interfaces of the VM, which are all in the pod's own.
+
+mod apply;
+mod names;
+mod netlink;
+mod nics;
+mod requests;
 
 use crx_proto::{Plan, StartError};
+
+pub(crate) use self::apply::apply;
+pub(crate) use self::nics::Nics;
 
 use crate::failure::failed;
 use crate::sys;

@@ -9,6 +9,7 @@
 mod chain;
 mod device;
 pub mod fs;
+pub mod net;
 pub mod rng;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;

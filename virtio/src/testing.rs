@@ -9,7 +9,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::transport::MmioTransport;
+use crate::transport::{MmioTransport, WindowState};
 use crate::{GuestMem, VirtioDevice};
 
 /// Memory that the driver has for rings and buffers.
@@ -185,6 +185,29 @@ impl Driver {
         let status = self.read(register::INTERRUPT_STATUS);
         self.write(register::INTERRUPT_ACK, status);
         (status, raised)
+    }
+
+    /// Saves the window as for a snapshot, and goes on with `device` in its place; says how it stood.
+    ///
+    /// # Panics
+    /// When the device cannot be saved, or the other one cannot go on from there.
+    #[allow(clippy::expect_used, reason = "a test without its device cannot go on")]
+    pub fn move_to(&mut self, device: Box<dyn VirtioDevice>) -> WindowState {
+        let state = self.transport.save().expect("a device that works");
+        let mut next = MmioTransport::new(device, self.memory.clone()).expect("a sane device");
+        next.restore(&state).expect("a device that goes on");
+        self.transport = next;
+        state
+    }
+
+    /// When the driver wants to be interrupted: behind used entry `index` of a queue (virtio 1.2, 2.7.7).
+    ///
+    /// # Panics
+    /// Never: the ring is in the driver's memory.
+    #[allow(clippy::expect_used, reason = "the ring is in the driver's memory")]
+    pub fn set_used_event(&self, queue: usize, index: u16) {
+        let at = ring_base(queue) + AVAILABLE + 4 + 2 * u64::from(self.rings[queue].size);
+        self.memory.write_obj(index, GuestAddress(at)).expect("ring");
     }
 
     /// The guest's memory, for tests that write broken rings.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use crx_virtio::fs::FsConfig;
+use crx_virtio::net::NetConfig;
 use crx_virtio::vsock::VsockConfig;
 
 use crate::layout::{MAX_DEVICES, MAX_VCPUS};
@@ -49,6 +50,8 @@ pub enum DeviceConfig {
     Vsock(VsockConfig),
     /// Entropy.
     Rng,
+    /// A network interface.
+    Net(NetConfig),
 }
 
 impl DeviceConfig {
@@ -56,7 +59,7 @@ impl DeviceConfig {
     pub(crate) fn guest_cid(&self) -> Option<u64> {
         match self {
             Self::Vsock(config) => Some(config.guest_cid),
-            Self::Fs(_) | Self::Rng => None,
+            Self::Fs(_) | Self::Rng | Self::Net(_) => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crx_virtio::net::{NetConfig, NetPort};
 use crx_vmm::{DeviceConfig, End, FormatError, MemoryError, RestoreConfig, Snapshot, Vm, VmConfig, VmError};
 use vmm_sys_util::tempfile::TempFile;
 
@@ -80,24 +81,39 @@ fn config(code: &[u8], for_snapshot: bool) -> VmConfig {
 
 /// A snapshot of the guest, as its two files; `None` without KVM.
 fn snapshot() -> Option<(Vec<u8>, File)> {
+    snapshot_with(vec![DeviceConfig::Rng])
+}
+
+fn snapshot_with(devices: Vec<DeviceConfig>) -> Option<(Vec<u8>, File)> {
     if !Path::new("/dev/kvm").exists() {
         assert!(std::env::var_os("CI").is_none(), "this test needs /dev/kvm");
         eprintln!("skipped: needs /dev/kvm");
         return None;
     }
     let memory = TempFile::new().unwrap().into_file();
-    let running = Vm::new(config(GUEST, true)).unwrap().start().unwrap();
+    let config = VmConfig { devices, ..config(GUEST, true) };
+    let running = Vm::new(config).unwrap().start().unwrap();
     let snapshot = running.snapshot(&memory).unwrap();
     Some((snapshot.to_bytes([7; 32]).unwrap(), memory))
 }
 
 fn restore(state: &[u8], memory: &File, memory_mib: u32, vcpus: u8) -> Result<End, VmError> {
+    restore_with(state, memory, memory_mib, vcpus, vec![DeviceConfig::Rng])
+}
+
+fn restore_with(
+    state: &[u8],
+    memory: &File,
+    memory_mib: u32,
+    vcpus: u8,
+    devices: Vec<DeviceConfig>,
+) -> Result<End, VmError> {
     let config = RestoreConfig {
         snapshot: Snapshot::from_bytes(state).unwrap(),
         memory: memory.try_clone().unwrap(),
         memory_mib,
         vcpus,
-        devices: vec![DeviceConfig::Rng],
+        devices,
     };
     Ok(Vm::restore(config)?.start()?.wait())
 }
@@ -135,6 +151,27 @@ fn a_guest_that_ends_before_its_moment_gives_no_snapshot() {
     let running = Vm::new(config(reset, true)).unwrap().start().unwrap();
     let error = running.snapshot(&memory).unwrap_err();
     assert_eq!(error.to_string(), "no snapshot: the guest asked for a reset");
+}
+
+fn net(hidden: bool) -> DeviceConfig {
+    DeviceConfig::Net(NetConfig { mac: [2, 0, 0, 0, 0, 1], port: NetPort::new(), hidden })
+}
+
+#[test]
+fn network_interfaces_take_their_own_places_only() {
+    let Some((state, memory)) = snapshot_with(vec![net(false), net(true)]) else { return };
+    let end = restore_with(&state, &memory, 32, 2, vec![net(false), net(true)]).unwrap();
+    assert!(matches!(end, End::PowerOff), "{end}");
+    for (devices, window) in [
+        (vec![net(true), net(true)], 0),
+        (vec![DeviceConfig::Rng, net(true)], 0),
+        (vec![net(false), net(false)], 1),
+        (vec![net(false), DeviceConfig::Rng], 1),
+    ] {
+        let refused = restore_with(&state, &memory, 32, 2, devices);
+        assert!(matches!(refused, Err(VmError::Window(at, _)) if at == window));
+    }
+    assert!(matches!(restore_with(&state, &memory, 32, 2, vec![net(false)]), Err(VmError::SnapshotShape)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(crate) mod serial;
 
 use crx_virtio::VirtioDevice;
 use crx_virtio::fs::Fs;
+use crx_virtio::net::Net;
 use crx_virtio::rng::Rng;
 use crx_virtio::vsock::Vsock;
 
@@ -18,5 +19,6 @@ pub(crate) fn create(config: DeviceConfig) -> Result<Box<dyn VirtioDevice>, VmEr
         DeviceConfig::Fs(config) => Box::new(Fs::new(config)?),
         DeviceConfig::Vsock(config) => Box::new(Vsock::new(config)?),
         DeviceConfig::Rng => Box::new(Rng::new()),
+        DeviceConfig::Net(config) => Box::new(Net::new(config)),
     })
 }

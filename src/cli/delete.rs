@@ -1,11 +1,17 @@
 //! `crx delete`: what is left of a container goes.
 
+use std::time::{Duration, Instant};
+
 use anyhow::bail;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::runtime::channel::{self, Command, Status};
 use crate::runtime::state::{self, Container};
 use crate::runtime::{exit, launch};
+
+/// How long a container that is being created is given to vanish, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(10);
 
 /// Delete a container that has stopped, or was never started
 #[derive(clap::Args)]
@@ -37,6 +43,15 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     Ok(exit::SUCCESS)
 }
 
+/// The process that a killed `create` has just started ends by itself, as soon as it looks for its launcher.
+fn dies_soon(container: &Container) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while container.is_alive() && Instant::now() < deadline {
+        std::thread::sleep(POLL);
+    }
+    !container.is_alive()
+}
+
 /// Kills the container's process on the host, with which its pod or its part of one ends, and waits for that.
 fn kill(container: &Container) -> anyhow::Result<()> {
     let record = &container.record;
@@ -51,7 +66,7 @@ fn kill(container: &Container) -> anyhow::Result<()> {
         if container.is_alive() {
             pidfd_send_signal(&process, Signal::KILL)?;
         }
-    } else if record.pid.is_none() {
+    } else if record.pid.is_none() && !dies_soon(container) {
         bail!("container {:?} is being created; end the crx that creates it", record.id);
     }
     container.wait_until_dead()?;

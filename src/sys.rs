@@ -1,4 +1,4 @@
-//! The only unsafe code of this crate: system calls that no safe wrapper offers.
+//! Unsafe code of this crate: system calls that no safe wrapper offers. Those of the network are in `runtime/network/sys.rs`.
 
 #![allow(unsafe_code)]
 
@@ -48,6 +48,14 @@ pub(crate) fn ignore_signal(signal: i32) {
 /// Those of unshare(2).
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     unshare(libc::CLONE_NEWNS)
+}
+
+/// Gives the calling thread, and what it starts, a network namespace of its own.
+///
+/// # Errors
+/// Those of unshare(2).
+pub(crate) fn unshare_network() -> io::Result<()> {
+    unshare(libc::CLONE_NEWNET)
 }
 
 /// For a user without root's rights: becomes root in a user namespace and a mount namespace of its own, where this

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use crx_oci::Planned;
-use crx_proto::NamespaceKind;
+use crx_proto::{Namespace, NamespaceKind};
 
 use crate::runtime::channel::NewPod;
 use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::launch::{self, Caller, Follow, Request};
+use crate::runtime::network::Source;
 use crate::runtime::state::{self, Container};
 use crate::runtime::timeline::Track;
 use crate::runtime::{cgroup, log, sizing, terminal};
@@ -48,6 +49,10 @@ pub(super) struct Arguments {
     /// Memory of the pod in MiB [default: 256, or what linux.resources.memory.limit needs]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
+    /// Network of the pod: none, nat (behind the host's address), or ns:PATH (the interfaces of a network namespace of the
+    /// host) [default: what linux.namespaces names, or none]
+    #[arg(long, value_name = "NETWORK", value_parser = parse_network)]
+    net: Option<Network>,
     /// Boot the pod's kernel instead of starting from a template
     #[arg(long)]
     no_template: bool,
@@ -60,6 +65,24 @@ pub(super) struct Arguments {
     /// Only 0 is possible: descriptors of the host mean nothing in a pod
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
+}
+
+/// A network, as the command line has it.
+#[derive(Clone, Debug)]
+enum Network {
+    /// Loopback alone.
+    None,
+    /// With interfaces from here.
+    From(Source),
+}
+
+fn parse_network(text: &str) -> Result<Network, String> {
+    match (text, text.strip_prefix("ns:")) {
+        ("none", _) => Ok(Network::None),
+        ("nat", _) => Ok(Network::From(Source::Nat)),
+        (_, Some(path)) if !path.is_empty() => Ok(Network::From(Source::Namespace(PathBuf::from(path)))),
+        _ => Err("must be none, nat or ns:PATH".to_owned()),
+    }
 }
 
 /// Refuses descriptors of the host.
@@ -100,9 +123,16 @@ pub(super) fn launch(
     let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
     let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
-    if joins.is_none() {
-        check_network(&planned)?;
-    }
+    let network = match (&arguments.net, &joins) {
+        (Some(_), Some(pod)) => bail!("--net: the network is that of pod {pod:?}; leave the option out"),
+        (None, Some(_)) | (Some(Network::None), None) => None,
+        (Some(Network::From(source)), None) => Some(source.clone()),
+        (None, None) => planned_network(&planned),
+    };
+    let network = match network {
+        Some(source) if source.has_interfaces(!planned.hooks.create_runtime.is_empty())? => Some(source),
+        _ => None,
+    };
     timeline.reached("container planned");
     launch::container(Request {
         id: arguments.id.clone(),
@@ -111,6 +141,7 @@ pub(super) fn launch(
         cgroups,
         config_json: bundle.config_json(),
         joins,
+        network: network.clone(),
         templates,
         pod: NewPod {
             kernel: guest.kernel,
@@ -121,6 +152,7 @@ pub(super) fn launch(
                 planned.memory_limit_bytes,
             )?,
             vcpus: sizing::vcpus(arguments.vcpus, &planned.annotations, planned.cpu)?,
+            network: network.is_some(),
             debug_console: arguments.debug_console,
             state_dir: PathBuf::new(),
             detached: false,
@@ -175,16 +207,13 @@ fn named_process(path: &str) -> Option<u32> {
     path.strip_prefix("/proc/")?.split_once("/ns/")?.0.parse().ok()
 }
 
-/// A pod cannot have a network of the host yet.
-fn check_network(planned: &Planned) -> anyhow::Result<()> {
-    for (index, namespace) in planned.plan.namespaces.iter().enumerate() {
-        match &namespace.path {
-            Some(path) if namespace.kind == NamespaceKind::Network && !path.starts_with("/proc/") => bail!(
-                "config.json: linux.namespaces[{index}].path: {path}: a pod cannot have a network of the host yet; \
-                 leave the path out (podman: --network=none)"
-            ),
-            _ => {}
-        }
+/// The network namespace that config.json names, or has its hooks prepare: they find it at `/proc/PID/ns/net` of the process that
+/// they are told.
+fn planned_network(planned: &Planned) -> Option<Source> {
+    let named = |namespace: &&Namespace| namespace.kind == NamespaceKind::Network;
+    let namespace = planned.plan.namespaces.iter().find(named)?;
+    match &namespace.path {
+        Some(path) => Some(Source::Namespace(PathBuf::from(path))),
+        None => (!planned.hooks.create_runtime.is_empty()).then_some(Source::Hooks),
     }
-    Ok(())
 }

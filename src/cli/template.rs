@@ -23,7 +23,11 @@ pub(super) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Verb {
     /// Make the template that launches would use now, if it is not there
-    Build,
+    Build {
+        /// The one for pods with network interfaces
+        #[arg(long)]
+        network: bool,
+    },
     /// List templates
     List {
         /// How to print them
@@ -53,25 +57,26 @@ enum Verb {
 
 pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::Result<u8> {
     let store = global.store();
-    let key = || {
+    let key = |network: bool| {
         let guest = GuestFiles::find(global.guest_dir.as_deref())?;
-        Key::new(&guest.kernel, &guest.initramfs).map(|key| (key, guest))
+        Key::new(&guest.kernel, &guest.initramfs, network).map(|key| (key, guest))
     };
     match &arguments.verb {
-        Verb::Build => {
-            let (key, guest) = key()?;
+        Verb::Build { network } => {
+            let (key, guest) = key(*network)?;
             if store.find(&key)?.is_none() {
-                template::build(&store, &key, guest.kernel, guest.initramfs)?;
+                template::build(&store, &key, guest.kernel, guest.initramfs, *network)?;
             }
             super::report::print(&key.name())?;
         }
         Verb::List { format } => {
             // Without guest files none is current.
-            let current = key().ok().map(|(key, _)| key.name());
-            list(&store.entries()?, current.as_deref(), *format)?;
+            let current: Vec<String> =
+                [false, true].into_iter().filter_map(|network| Some(key(network).ok()?.0.name())).collect();
+            list(&store.entries()?, &current, *format)?;
         }
         Verb::Show { name } => {
-            let name = name.clone().map_or_else(|| key().map(|(key, _)| key.name()), Ok)?;
+            let name = name.clone().map_or_else(|| key(false).map(|(key, _)| key.name()), Ok)?;
             let Some(entry) = store.entries()?.into_iter().find(|entry| entry.name == name) else {
                 bail!(
                     "there is no template {name:?} in {}; crx template build makes one",
@@ -106,10 +111,10 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     Ok(exit::SUCCESS)
 }
 
-fn list(entries: &[Entry], current: Option<&str>, format: table::Format) -> anyhow::Result<()> {
+fn list(entries: &[Entry], current: &[String], format: table::Format) -> anyhow::Result<()> {
     let status = |entry: &Entry| match &entry.header {
         Err(_) => "damaged",
-        Ok(_) if Some(entry.name.as_str()) == current => "current",
+        Ok(_) if current.contains(&entry.name) => "current",
         Ok(_) => "stale",
     };
     match format {

@@ -58,6 +58,8 @@ pub(crate) struct NewPod {
     pub(crate) memory_mib: u32,
     /// Virtual processors.
     pub(crate) vcpus: u8,
+    /// It has network interfaces, or may get some.
+    pub(crate) network: bool,
     /// Show the guest kernel's console on stderr.
     pub(crate) debug_console: bool,
     /// State directory of the pod's first container: the share is built on it, which only the process's own mount
@@ -71,7 +73,8 @@ pub(crate) struct NewPod {
     pub(crate) began_ns: u64,
 }
 
-/// A container to be made. Beside it, as descriptors: detached mounts of its root file system and of its volumes.
+/// A container to be made. Beside it, as descriptors: detached mounts of its root file system and of its volumes, and the
+/// taps of the interfaces in its plan.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct NewContainer {
     /// What it is.
@@ -80,6 +83,8 @@ pub(crate) struct NewContainer {
     pub(crate) start: bool,
     /// The process of the host that callers take for it.
     pub(crate) host_pid: u32,
+    /// How many taps each interface has: one for each of its queue pairs. What follows them is only to be held.
+    pub(crate) taps: Vec<u8>,
 }
 
 /// What a client tells the VMM process.

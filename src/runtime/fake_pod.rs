@@ -38,6 +38,7 @@ impl FakePod {
             annotations: BTreeMap::new(),
             pod: ID.to_owned(),
             cgroups: Vec::new(),
+            network: None,
             stays: true,
             poststart: Vec::new(),
             poststop: Vec::new(),

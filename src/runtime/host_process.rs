@@ -18,6 +18,7 @@ use signal_hook::iterator::Signals;
 use super::channel::{self, Command, Report, Role};
 use super::console;
 use super::state::StateDir;
+use crate::sys;
 
 /// Signals that are passed on to the container, as runc does; before it is started they end the launch.
 pub(super) const FORWARDED: [i32; 9] = [
@@ -60,12 +61,14 @@ pub(super) struct HostProcess {
 }
 
 impl HostProcess {
-    /// Starts it, and it waits to be told its role. It keeps the lock of the state directory.
+    /// Starts it, in a new network namespace if hooks are to fill one, and it waits to be told its role. It keeps the lock of
+    /// the state directory.
     pub(super) fn start(
         id: &str,
         role: &Role,
         state: Option<&StateDir>,
         console_socket: &Option<PathBuf>,
+        new_network: bool,
         events: Sender<Event>,
     ) -> anyhow::Result<Self> {
         let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
@@ -84,7 +87,19 @@ impl HostProcess {
         if let Some(terminal) = console {
             command.stdin(terminal.try_clone()?).stdout(terminal);
         }
-        let child = command.spawn().with_context(|| format!("cannot start the process of {id:?}"))?;
+        let mut spawn = move || {
+            if new_network {
+                sys::unshare_network()?;
+            }
+            command.spawn()
+        };
+        // Namespaces are a thread's, and its children's: this one keeps its own.
+        let child = if new_network {
+            thread::spawn(spawn).join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+        } else {
+            spawn()
+        };
+        let child = child.with_context(|| format!("cannot start the process of {id:?}"))?;
         if let Some(state) = state {
             fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
         }

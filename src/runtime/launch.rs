@@ -25,7 +25,7 @@ use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Span, Track};
-use super::{cgroup, exit, hooks, log, share, state};
+use super::{cgroup, exit, hooks, log, network, share, state};
 
 /// How long a launch may be silent on a terminal.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,6 +90,8 @@ pub(crate) struct Request {
     pub(crate) planned: Planned,
     /// ID of the first container of the pod that it joins; none for a pod of its own.
     pub(crate) joins: Option<String>,
+    /// Where its pod's interfaces come from; none for loopback alone.
+    pub(crate) network: Option<network::Source>,
     /// Where its pod's template is; none for a pod that boots.
     pub(crate) templates: Option<Store>,
     /// The pod, if it is one of its own; its state directory is filled in here.
@@ -137,12 +139,20 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     // The signal handler is in place: a signal from here on finds the process that it has to end.
     let pod = request.joins.as_ref().map(|pod| state::connect(&request.root, pod)).transpose()?;
     request.pod.began_ns = timeline::monotonic_ns();
+    let queue_pairs = request.pod.vcpus.min(crx_virtio::net::MAX_QUEUE_PAIRS as u8);
+    let hooks_make_network = matches!(request.network, Some(network::Source::Hooks));
     let role = match &pod {
         Some(_) => Role::StandIn { console: request.pod.console, began_ns: request.pod.began_ns },
         None => Role::Pod(request.pod),
     };
-    let process =
-        HostProcess::start(&request.id, &role, Some(&state), &request.caller.console_socket, events)?;
+    let process = HostProcess::start(
+        &request.id,
+        &role,
+        Some(&state),
+        &request.caller.console_socket,
+        hooks_make_network,
+        events,
+    )?;
     record.pid = Some(process.pid());
     state.write(&record)?;
     // Before it has a role it has no memory worth counting.
@@ -160,14 +170,24 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     if !planned.plan.start_hooks.is_empty() {
         planned.plan.state_json = record.oci_state(Status::Created).to_string();
     }
-    let trees = share::detach(planned)?;
+    let mut descriptors = share::detach(planned)?;
+    let mut taps = Vec::new();
+    // After the hooks: they may be what makes it.
+    if let Some(source) = &request.network {
+        let joined = source.join(process.pid(), queue_pairs)?;
+        timeline.reached("network joined");
+        planned.plan.network = joined.network;
+        taps = joined.taps.iter().map(|taps| taps.len() as u8).collect();
+        descriptors.extend(joined.taps.into_iter().flatten().chain(joined.held));
+    }
     let create = NewContainer {
         plan: Box::new(planned.plan.clone()),
         start: request.caller.follow != Follow::UntilCreated,
         host_pid: process.pid(),
+        taps,
     };
-    process.tell(&Command::Create(create), &trees)?;
-    drop(trees);
+    process.tell(&Command::Create(create), &descriptors)?;
+    drop(descriptors);
     timeline.reached("files handed over");
     record.made = true;
     let follow = request.caller.follow;
@@ -239,7 +259,7 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
     let began_ns = timeline::monotonic_ns();
     let role = Role::StandIn { console: caller.console_socket.is_some(), began_ns };
     let pod = container.connect()?;
-    let process = HostProcess::start(id, &role, None, &caller.console_socket, events)?;
+    let process = HostProcess::start(id, &role, None, &caller.console_socket, false, events)?;
     process.tell(&role, &owned(Some(pod)))?;
     let pid = process.pid();
     process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
@@ -278,6 +298,7 @@ fn record(request: &Request) -> anyhow::Result<Record> {
         annotations: planned.annotations.clone(),
         pod: request.joins.clone().unwrap_or_else(|| request.id.clone()),
         cgroups,
+        network: request.network.as_ref().and_then(network::Source::path).map(PathBuf::from),
         stays: false,
         poststart: planned.hooks.poststart.clone(),
         poststop: planned.hooks.poststop.clone(),

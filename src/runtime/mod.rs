@@ -14,6 +14,7 @@ mod hooks;
 mod host_process;
 pub(crate) mod launch;
 pub(crate) mod log;
+pub(crate) mod network;
 pub(crate) mod pod;
 mod relay;
 pub(crate) mod session;

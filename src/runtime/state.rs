@@ -26,7 +26,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::channel::{Annotations, Command, Report, Status};
-use super::{cgroup, channel, log, session};
+use super::{cgroup, channel, log, network, session};
 
 /// Name of the socket on which a pod hears commands.
 pub(crate) const POD_SOCKET: &str = "pod.sock";
@@ -60,6 +60,8 @@ pub(crate) struct Record {
     pub(crate) pod: String,
     /// Cgroups of the host that were made for it.
     pub(crate) cgroups: Vec<PathBuf>,
+    /// The host's network namespace whose interfaces are its pod's, if it brought them.
+    pub(crate) network: Option<PathBuf>,
     /// It stays when it has stopped, until it is deleted.
     pub(crate) stays: bool,
     /// `hooks.poststart`.
@@ -331,11 +333,15 @@ pub(crate) fn connect(root: &Path, pod: &str) -> anyhow::Result<UnixStream> {
     reach().with_context(|| format!("cannot reach the pod of container {pod:?}"))
 }
 
-/// Removes a state directory and the cgroups that its record names.
+/// Removes a state directory, and the cgroups and the way to the interfaces that its record names.
 fn remove(directory: &Path) -> io::Result<()> {
     let record = fs::read(directory.join(RECORD)).ok();
     if let Some(record) = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
         cgroup::remove(&record.cgroups);
+        if let Some(path) = &record.network {
+            // Whoever comes next to the namespace does the same.
+            let _ = network::part(path);
+        }
     }
     fs::remove_dir_all(directory)
 }
@@ -496,6 +502,7 @@ mod tests {
             annotations: Annotations::new(),
             pod: "a".to_owned(),
             cgroups: Vec::new(),
+            network: None,
             stays: false,
             poststart: Vec::new(),
             poststop: Vec::new(),

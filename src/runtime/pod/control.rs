@@ -19,6 +19,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::hear::{self, ClientId, Event, Events, LAUNCHER};
 use super::namespaces;
+use super::nics::Nics;
 use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
 use super::timelines::Timelines;
 use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
@@ -29,6 +30,7 @@ use crate::runtime::{exit, log, relay, terminal};
 /// A pod whose VM runs.
 pub(super) struct Pod {
     share: Share,
+    nics: Nics,
     events: Events,
     clients: BTreeMap<ClientId, UnixStream>,
     /// The launcher let the pod go, or has not yet.
@@ -60,6 +62,7 @@ struct Asked {
 impl Pod {
     pub(super) fn new(
         share: Share,
+        nics: Nics,
         launcher: UnixStream,
         released: Arc<AtomicBool>,
         console: bool,
@@ -68,6 +71,7 @@ impl Pod {
     ) -> Self {
         Self {
             share,
+            nics,
             events,
             clients: BTreeMap::from([(LAUNCHER, launcher)]),
             released,
@@ -152,7 +156,7 @@ impl Pod {
             }
             Event::NewClient(id, client) => drop(self.clients.insert(id, client)),
             Event::Command(client, command, descriptors) => {
-                if let Err(error) = self.obey(client, *command, &descriptors) {
+                if let Err(error) = self.obey(client, *command, descriptors) {
                     self.report(client, &Report::Failed(failure(format!("{error:#}"))), &[]);
                 }
             }
@@ -210,7 +214,7 @@ impl Pod {
     }
 
     /// Does what a client wants, or says why not.
-    fn obey(&mut self, client: ClientId, command: Command, descriptors: &[OwnedFd]) -> anyhow::Result<()> {
+    fn obey(&mut self, client: ClientId, command: Command, descriptors: Vec<OwnedFd>) -> anyhow::Result<()> {
         match command {
             Command::Create(new) => return self.create(client, new, descriptors),
             Command::Exec { container, plan } => return self.exec(client, &container, plan),
@@ -289,17 +293,21 @@ impl Pod {
         Ok(())
     }
 
-    fn create(&mut self, client: ClientId, new: NewContainer, trees: &[OwnedFd]) -> anyhow::Result<()> {
+    fn create(&mut self, client: ClientId, new: NewContainer, mut trees: Vec<OwnedFd>) -> anyhow::Result<()> {
         let mut timeline = Track::new("vmm");
-        let NewContainer { mut plan, start, host_pid } = new;
+        let NewContainer { mut plan, start, host_pid, taps } = new;
         if self.processes.number_of(&plan.id).is_some() {
             bail!("the pod has a container of this ID");
         }
         let number = self.processes.next();
         if number != FIRST {
             namespaces::translate(&mut plan.namespaces, &self.processes)?;
+        } else {
+            namespaces::own_network(&mut plan.namespaces);
         }
-        self.share.add(number, &plan, trees)?;
+        let rest = trees.split_off(trees.len().min(1 + plan.volumes.len()));
+        self.share.add(number, &plan, &trees)?;
+        self.nics.plug(&plan.network, &taps, rest)?;
         let container = Container {
             id: plan.id.clone(),
             host_pid,

@@ -7,6 +7,7 @@
 mod control;
 mod hear;
 mod namespaces;
+mod nics;
 mod processes;
 mod timelines;
 
@@ -19,13 +20,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use anyhow::Context;
 use crx_virtio::fs::FsConfig;
+use crx_virtio::net::{NetConfig, NetPort};
 use crx_virtio::vsock::{GuestConnection, VsockConfig};
 use crx_vmm::{DeviceConfig, RestoreConfig, RunningVm, Vm, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::control::Pod;
 use self::hear::Events;
+pub(crate) use self::nics::FIRST_NIC_WINDOW;
+use self::nics::Nics;
 use super::channel::{self, Failure, NewPod, Report};
+use super::network::MAX_INTERFACES;
 use super::share::Share;
 use super::state::POD_SOCKET;
 use super::template::{self, Template};
@@ -39,6 +44,7 @@ struct Booted {
     running: RunningVm,
     connections: Receiver<GuestConnection>,
     clients: UnixListener,
+    nics: Vec<NetPort>,
 }
 
 /// Runs a pod from its launcher's first message to its end; returns the exit code of its first container.
@@ -58,14 +64,14 @@ pub(crate) fn main(
     let release = hear::launcher(launcher.try_clone()?, &events)?;
     match left.and_then(|()| boot(new, template, &mut timeline)) {
         Ok(booted) => {
-            let Booted { share, running, connections, clients } = booted;
+            let Booted { share, running, connections, clients, nics } = booted;
             hear::guest_connections(connections, &events)?;
             hear::vm_end(running, &events)?;
             hear::clients(clients, &events)?;
             if console {
                 hear::window_changes(&events)?;
             }
-            Pod::new(share, launcher, release, console, timeline, events).run(&received)
+            Pod::new(share, Nics::new(nics), launcher, release, console, timeline, events).run(&received)
         }
         Err(error) => {
             let failure =
@@ -88,12 +94,13 @@ fn boot(new: &NewPod, template: Option<Template>, timeline: &mut Track) -> anyho
     let (guest_connections, connections) = channel();
     let restored = template.map(|template| restore(new, template, guest_connections.clone())).transpose();
     let unusable = restored.as_ref().err().map(|error| format!("{error:#}"));
-    let vm = match restored.unwrap_or_default() {
-        Some(vm) => {
+    let (vm, nics) = match restored.unwrap_or_default() {
+        Some(restored) => {
             timeline.reached("template restored");
-            vm
+            restored
         }
         None => {
+            let (devices, nics) = devices(new.state_dir.clone(), guest_connections, new.network)?;
             let vm = Vm::new(VmConfig {
                 kernel,
                 kernel_path: new.kernel.clone(),
@@ -104,10 +111,10 @@ fn boot(new: &NewPod, template: Option<Template>, timeline: &mut Track) -> anyho
                 debug_console,
                 extra_command_line: Vec::new(),
                 for_snapshot: false,
-                devices: devices(new.state_dir.clone(), guest_connections)?,
+                devices,
             })?;
             timeline.reached("VM built");
-            vm
+            (vm, nics)
         }
     };
     Share::enter(&new.state_dir)?;
@@ -119,7 +126,7 @@ fn boot(new: &NewPod, template: Option<Template>, timeline: &mut Track) -> anyho
         ));
     }
     timeline.reached("VM started");
-    Ok(Booted { share, running, connections, clients })
+    Ok(Booted { share, running, connections, clients, nics })
 }
 
 /// A VM from a template.
@@ -127,30 +134,42 @@ fn restore(
     new: &NewPod,
     template: Template,
     guest_connections: Sender<GuestConnection>,
-) -> anyhow::Result<Vm> {
+) -> anyhow::Result<(Vm, Vec<NetPort>)> {
     let Template { state, memory } = template;
-    Ok(Vm::restore(RestoreConfig {
+    let (devices, nics) = devices(new.state_dir.clone(), guest_connections, new.network)?;
+    let vm = Vm::restore(RestoreConfig {
         snapshot: template::snapshot(&state)?,
         memory,
         memory_mib: new.memory_mib,
         vcpus: new.vcpus,
-        devices: devices(new.state_dir.clone(), guest_connections)?,
-    })?)
+        devices,
+    })?;
+    Ok((vm, nics))
 }
 
-/// The devices of a pod, the same for one that boots, one from a template, and the template itself.
+/// The devices of a pod, the same for one that boots, one from a template, and the template itself; and where the pod's taps
+/// are plugged in. Of the interfaces of a pod with a network the guest's kernel finds the first as it boots, and the others when
+/// they are plugged in and PID 1 asks for them.
 ///
 /// # Errors
 /// The host has no entropy.
 pub(crate) fn devices(
     share: PathBuf,
     guest_connections: Sender<GuestConnection>,
-) -> anyhow::Result<Vec<DeviceConfig>> {
-    Ok(vec![
+    network: bool,
+) -> anyhow::Result<(Vec<DeviceConfig>, Vec<NetPort>)> {
+    let mut devices = vec![
         DeviceConfig::Vsock(VsockConfig { guest_cid: guest_cid()?, host_listener: None, guest_connections }),
         DeviceConfig::Fs(FsConfig { tag: crx_proto::SHARE_TAG.to_owned(), root: share }),
         DeviceConfig::Rng,
-    ])
+    ];
+    let nics: Vec<NetPort> = (0..if network { MAX_INTERFACES } else { 0 }).map(|_| NetPort::new()).collect();
+    for (number, port) in nics.iter().enumerate() {
+        // PID 1 sets the pod's own address.
+        let mac = [0x02, 0, 0, 0, 0, number as u8];
+        devices.push(DeviceConfig::Net(NetConfig { mac, port: port.clone(), hidden: number > 0 }));
+    }
+    Ok((devices, nics))
 }
 
 /// An address for the guest. No two pods meet over it, but no two should be taken for one another either: random, of the

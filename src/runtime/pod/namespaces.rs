@@ -6,6 +6,13 @@ use crx_proto::{Namespace, NamespaceKind};
 
 use super::processes::{FIRST, Processes};
 
+/// Makes the network namespace of the host that the pod's first container names the pod's own: its interfaces are the pod's.
+pub(super) fn own_network(namespaces: &mut [Namespace]) {
+    for namespace in namespaces.iter_mut().filter(|namespace| namespace.kind == NamespaceKind::Network) {
+        namespace.path = None;
+    }
+}
+
 /// Turns the paths of a container that joins the pod into the pod's own.
 ///
 /// # Errors
@@ -88,6 +95,16 @@ mod tests {
     fn of(kind: NamespaceKind, path: Option<&str>) -> anyhow::Result<Vec<Namespace>> {
         let mut namespaces = vec![Namespace { kind, path: path.map(str::to_owned) }];
         translate(&mut namespaces, &pod()).map(|()| namespaces)
+    }
+
+    #[test]
+    fn the_first_container_s_network_is_the_pod_s_whatever_it_names() {
+        let named = |kind, path: &str| Namespace { kind, path: Some(path.to_owned()) };
+        let mut namespaces =
+            [named(NamespaceKind::Network, "/run/netns/cni-1"), named(NamespaceKind::Ipc, "/proc/1/ns/ipc")];
+        own_network(&mut namespaces);
+        assert_eq!(namespaces[0].path, None);
+        assert!(namespaces[1].path.is_some());
     }
 
     #[test]

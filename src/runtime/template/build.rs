@@ -37,13 +37,21 @@ pub(crate) struct NewTemplate {
     pub(crate) initramfs: PathBuf,
     /// An empty directory: the guest's share.
     pub(crate) share: PathBuf,
+    /// For pods with network interfaces.
+    pub(crate) network: bool,
 }
 
 /// Makes the template of a key, unless another process has just done so.
 ///
 /// # Errors
 /// The store cannot be written, or the guest does not come to its moment. Nothing is left behind.
-pub(crate) fn build(store: &Store, key: &Key, kernel: PathBuf, initramfs: PathBuf) -> anyhow::Result<()> {
+pub(crate) fn build(
+    store: &Store,
+    key: &Key,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    network: bool,
+) -> anyhow::Result<()> {
     let _lock = store.lock()?;
     if store.find(key)?.is_some() {
         return Ok(());
@@ -54,7 +62,7 @@ pub(crate) fn build(store: &Store, key: &Key, kernel: PathBuf, initramfs: PathBu
     let memory = unfinished.memory().with_context(failed)?;
     let share = unfinished.path().join("share");
     std::fs::create_dir(&share).with_context(failed)?;
-    let state = boot(&NewTemplate { kernel, initramfs, share: share.clone() }, key, &memory)?;
+    let state = boot(&NewTemplate { kernel, initramfs, share: share.clone(), network }, key, &memory)?;
     std::fs::remove_dir(&share).with_context(failed)?;
     store.finish(unfinished, key, &state)
 }
@@ -172,7 +180,7 @@ fn take(new: &NewTemplate, label: [u8; 32], memory: &File) -> anyhow::Result<Vec
         debug_console: None,
         extra_command_line: Vec::new(),
         for_snapshot: true,
-        devices: pod::devices(new.share.clone(), guest_connections)?,
+        devices: pod::devices(new.share.clone(), guest_connections, new.network)?.0,
     })?
     .start()?;
     // PID 1 connects when its moment is over: a guest that knows of none is not waited for.

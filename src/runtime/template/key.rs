@@ -33,7 +33,7 @@ impl Key {
     ///
     /// # Errors
     /// A file is not there.
-    pub(crate) fn new(kernel: &Path, initramfs: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(kernel: &Path, initramfs: &Path, network: bool) -> anyhow::Result<Self> {
         let mut text = format!("format {FORMAT_VERSION}, protocol {}\n", crx_proto::VERSION);
         for (name, path) in
             [("crx", Path::new("/proc/self/exe")), ("kernel", kernel), ("initramfs", initramfs)]
@@ -49,6 +49,7 @@ impl Key {
         );
         let _ = writeln!(text, "processor {}", processor());
         let _ = writeln!(text, "memory {MEMORY_MIB} MiB, {VCPUS} processors");
+        let _ = writeln!(text, "network {}", if network { "interfaces" } else { "none" });
         Ok(Self::of(text))
     }
 
@@ -111,9 +112,10 @@ mod tests {
         let (kernel, initramfs) = (directory.path().join("kernel"), directory.path().join("initramfs"));
         fs::write(&kernel, "k").unwrap();
         fs::write(&initramfs, "i").unwrap();
-        let key = || Key::new(&kernel, &initramfs).unwrap();
+        let key = || Key::new(&kernel, &initramfs, false).unwrap();
         let before = key();
         assert_eq!(key(), before);
+        assert_ne!(Key::new(&kernel, &initramfs, true).unwrap().label(), before.label());
         fs::write(&initramfs, "j").unwrap();
         let after = key();
         assert_ne!(after.label(), before.label());
@@ -121,13 +123,21 @@ mod tests {
         fs::rename(directory.path().join("new"), &kernel).unwrap();
         assert_ne!(key().name(), after.name());
         fs::remove_file(&kernel).unwrap();
-        assert!(Key::new(&kernel, &initramfs).is_err());
+        assert!(Key::new(&kernel, &initramfs, false).is_err());
     }
 
     #[test]
     fn the_text_says_what_it_was_made_of() {
-        let key = Key::new(Path::new("/proc/self/exe"), Path::new("/proc/self/exe")).unwrap();
-        for word in ["crx inode", "kernel inode", "initramfs inode", "host ", "processor ", "256 MiB"] {
+        let key = Key::new(Path::new("/proc/self/exe"), Path::new("/proc/self/exe"), true).unwrap();
+        for word in [
+            "crx inode",
+            "kernel inode",
+            "initramfs inode",
+            "host ",
+            "processor ",
+            "256 MiB",
+            "network interfaces",
+        ] {
             assert!(key.text().contains(word), "{word}: {}", key.text());
         }
         assert_eq!(key.name().len(), 12);

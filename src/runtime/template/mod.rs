@@ -69,10 +69,10 @@ pub(crate) fn for_pod(store: &Store, pod: &NewPod) -> anyhow::Result<Option<Temp
         log::debug(&format!("no template for this pod: {reason}"));
         return Ok(None);
     }
-    let key = Key::new(&pod.kernel, &pod.initramfs)?;
+    let key = Key::new(&pod.kernel, &pod.initramfs, pod.network)?;
     if let Some(template) = store.find(&key)? {
         return Ok(Some(template));
     }
-    build(store, &key, pod.kernel.clone(), pod.initramfs.clone())?;
+    build(store, &key, pod.kernel.clone(), pod.initramfs.clone(), pod.network)?;
     store.find(&key)?.context("the template went as soon as it was made").map(Some)
 }

@@ -1,0 +1,256 @@
+//! The pod's network, on the host's side: a network namespace that CNI, podman or whoever else has prepared is looked
+//! at ([`Namespace::find`]), and each of its interfaces is joined to a tap ([`Namespace::join`]), whose descriptors are the
+//! other side of the VM's network devices. What the guest has to do comes out as a [`crx_proto::Network`].
+//!
+//! A frame that comes in on an interface is redirected to its tap before the namespace's own kernel sees it, and the
+//! other way round (tc-mirred(8)). So every kind of interface that carries Ethernet frames will do, its address remains its
+//! own, and nothing in the namespace is taken apart: whoever made it finds it as it was.
+//!
+//! Everything goes through netlink sockets of a thread that enters the namespace and ends with its work; the calling thread never
+//! changes its namespace.
+
+mod address;
+mod find;
+mod link;
+pub(crate) mod nat;
+mod netlink;
+mod nftables;
+mod redirect;
+mod route;
+mod sys;
+mod sysctl;
+mod tap;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::fs::OFlags;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub(crate) use find::Found;
+
+use super::pod::FIRST_NIC_WINDOW;
+
+/// Interfaces that a pod has at most: one for each of the VM's windows for network devices.
+pub(crate) const MAX_INTERFACES: usize = 4;
+
+/// What file systems of namespaces say that they are (NSFS_MAGIC, linux/magic.h).
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// Where a pod's interfaces come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A network namespace that somebody has prepared.
+    Namespace(PathBuf),
+    /// The pod's own process's, which its hooks prepare.
+    Hooks,
+    /// One that is made here, behind the host's address.
+    Nat,
+}
+
+impl Source {
+    /// The namespace, if it has a path that outlives the pod.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Namespace(path) => Some(path),
+            Self::Hooks | Self::Nat => None,
+        }
+    }
+
+    /// There may be interfaces: nobody knows before hooks have run, or there are.
+    ///
+    /// # Errors
+    /// Those of [`Namespace::find`].
+    pub(crate) fn has_interfaces(&self, hooks: bool) -> anyhow::Result<bool> {
+        match self {
+            Self::Namespace(path) if !hooks => {
+                Ok(!Namespace::open(path)?.find()?.network.interfaces.is_empty())
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Makes the network of a pod whose process is `pid`, for its first container.
+    ///
+    /// # Errors
+    /// Those of [`Namespace::find`], [`Namespace::join`] and [`nat::nat`].
+    pub(crate) fn join(&self, pid: u32, queue_pairs: u8) -> anyhow::Result<Joined> {
+        let namespace = match self {
+            Self::Namespace(path) => Namespace::open(path)?,
+            Self::Hooks => Namespace::open(Path::new(&format!("/proc/{pid}/ns/net")))?,
+            Self::Nat => return nat::nat(&Namespace::own()?, queue_pairs, FIRST_NIC_WINDOW),
+        };
+        namespace.join(namespace.find()?, queue_pairs, FIRST_NIC_WINDOW)
+    }
+}
+
+/// A network namespace of the host, held by a descriptor.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    file: File,
+    path: PathBuf,
+}
+
+/// A network namespace's interfaces joined to taps.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// What the guest is to make of its devices.
+    pub(crate) network: crx_proto::Network,
+    /// For each interface of [`Self::network`] a descriptor for each queue pair. The tap is gone when they are closed.
+    pub(crate) taps: Vec<Vec<OwnedFd>>,
+    /// What else has to stay open as long as the pod lives.
+    pub(crate) held: Vec<OwnedFd>,
+}
+
+impl Namespace {
+    /// Opens the network namespace at `path`.
+    ///
+    /// # Errors
+    /// Nothing is there, or it is no network namespace.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        // Opening whatever else is there must not wait for anybody.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)
+            .with_context(|| format!("network namespace {shown}: cannot open it"))?;
+        let statfs =
+            rustix::fs::fstatfs(&file).with_context(|| format!("network namespace {shown}: statfs"))?;
+        if statfs.f_type != NSFS_MAGIC {
+            bail!("network namespace {shown}: this is no namespace; was it unmounted?");
+        }
+        if !sys::is_network_namespace(file.as_fd()).with_context(|| format!("{shown}: NS_GET_NSTYPE"))? {
+            bail!("network namespace {shown}: this is a namespace of another kind");
+        }
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// The network namespace of this thread: the host's.
+    ///
+    /// # Errors
+    /// There is no /proc.
+    pub(crate) fn own() -> anyhow::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// A new one, with a loopback interface that is down. It is gone when nothing holds it open.
+    ///
+    /// # Errors
+    /// This process has not the rights, or there are too many.
+    fn new_empty() -> anyhow::Result<Self> {
+        // Made by a thread, which leaves it behind.
+        let made = std::thread::spawn(|| {
+            sys::unshare_network().context("unshare")?;
+            Self::own()
+        });
+        let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let Self { file, .. } = made.context("cannot make a network namespace for the pod")?;
+        Ok(Self { file, path: "of the pod".into() })
+    }
+
+    /// Looks at everything in the namespace that a pod in its place has to have.
+    ///
+    /// # Errors
+    /// Something in it cannot be had in a pod, or the kernel does not say what is there.
+    pub(crate) fn find(&self) -> anyhow::Result<Found> {
+        self.within(find::find)
+    }
+
+    /// Joins each interface that was found to a new tap with `queue_pairs` queues in each direction, and hands out the
+    /// windows from `first_window` on. Joinings of a pod that is gone are replaced.
+    ///
+    /// # Errors
+    /// An interface has vanished, is joined to another pod, or the kernel refuses; nothing is joined then.
+    pub(crate) fn join(&self, found: Found, queue_pairs: u8, first_window: u8) -> anyhow::Result<Joined> {
+        self.within(|| {
+            let Found { mut network, indexes } = found;
+            let mut taps = Vec::new();
+            for (number, (interface, index)) in network.interfaces.iter_mut().zip(&indexes).enumerate() {
+                interface.window = first_window + number as u8;
+                interface.queue_pairs = queue_pairs;
+                interface.offloads = true;
+                match join_one(number, interface, *index) {
+                    Ok(tap) => taps.push(tap),
+                    Err(error) => {
+                        drop(taps);
+                        // What is joined to a tap that is gone would swallow every frame.
+                        for index in &indexes[..number] {
+                            let _ = redirect::remove_stale(*index);
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            Ok(Joined { network, taps, held: Vec::new() })
+        })
+    }
+
+    /// Runs `work` in a thread of its own that is in the namespace.
+    fn within<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        let place = || format!("network namespace {}", self.path.display());
+        let inside = || {
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| "cannot enter it")?;
+            work()
+        };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("crx-netns".to_owned());
+            let thread = thread.spawn_scoped(scope, inside).context("cannot start a thread")?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+        .with_context(place)
+    }
+}
+
+/// Frees the interfaces of a namespace from the taps of a pod that is gone. A namespace that is gone too is fine.
+///
+/// # Errors
+/// The path is something else than a network namespace, or the kernel refuses.
+pub(crate) fn part(path: &Path) -> anyhow::Result<()> {
+    let namespace = match Namespace::open(path) {
+        // Its file may be there still when it is no mount any more.
+        Err(_) if !is_namespace(path) => return Ok(()),
+        opened => opened?,
+    };
+    namespace.within(|| {
+        for index in find::indexes()? {
+            redirect::remove_stale(index).context("cannot part an interface from its tap")?;
+        }
+        Ok(())
+    })
+}
+
+fn is_namespace(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
+}
+
+/// Joins one interface to a tap.
+fn join_one(number: usize, interface: &crx_proto::Interface, index: u32) -> anyhow::Result<Vec<OwnedFd>> {
+    let name = &interface.name;
+    let explained = |error: io::Error| match error.raw_os_error() {
+        Some(libc::ENODEV) => anyhow::anyhow!("interface {name} has vanished"),
+        _ => anyhow::Error::new(error).context(format!("interface {name} cannot be joined to a tap")),
+    };
+    redirect::remove_stale(index).map_err(explained)?;
+    let tap = tap::Tap::new(number, interface.queue_pairs, interface.mtu)?;
+    let redirected = redirect::add(tap.index, index).and_then(|()| redirect::add(index, tap.index));
+    match redirected {
+        Ok(()) => Ok(tap.queues),
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            bail!(
+                "interface {name} has an ingress qdisc already: another pod uses it, or somebody has set it up"
+            )
+        }
+        Err(error) => Err(explained(error)),
+    }
+}

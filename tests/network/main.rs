@@ -1,0 +1,10 @@
+//! The network of a pod: the interfaces of a namespace that its caller prepared are the pod's. Everything happens in
+//! namespaces of the tests' own, one of which stands for the host.
+#![allow(clippy::unwrap_used)]
+
+mod cni;
+mod faults;
+mod interfaces;
+mod nat;
+mod place;
+mod traffic;

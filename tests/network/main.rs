@@ -4,6 +4,7 @@
 
 mod cni;
 mod faults;
+mod hooks;
 mod interfaces;
 mod nat;
 mod place;

@@ -126,12 +126,13 @@ pub(super) fn launch(
     let network = match (&arguments.net, &joins) {
         (Some(_), Some(pod)) => bail!("--net: the network is that of pod {pod:?}; leave the option out"),
         (None, Some(_)) | (Some(Network::None), None) => None,
-        (Some(Network::From(source)), None) => Some(source.clone()),
+        (Some(Network::From(source)), None) => Some((source.clone(), "--net".to_owned())),
         (None, None) => planned_network(&planned),
     };
+    let hooks = !planned.hooks.create_runtime.is_empty();
     let network = match network {
-        Some(source) if source.has_interfaces(!planned.hooks.create_runtime.is_empty())? => Some(source),
-        _ => None,
+        Some((source, named_by)) => source.has_interfaces(hooks).context(named_by)?.then_some(source),
+        None => None,
     };
     timeline.reached("container planned");
     launch::container(Request {
@@ -208,12 +209,14 @@ fn named_process(path: &str) -> Option<u32> {
 }
 
 /// The network namespace that config.json names, or has its hooks prepare: they find it at `/proc/PID/ns/net` of the process that
-/// they are told.
-fn planned_network(planned: &Planned) -> Option<Source> {
-    let named = |namespace: &&Namespace| namespace.kind == NamespaceKind::Network;
-    let namespace = planned.plan.namespaces.iter().find(named)?;
-    match &namespace.path {
-        Some(path) => Some(Source::Namespace(PathBuf::from(path))),
-        None => (!planned.hooks.create_runtime.is_empty()).then_some(Source::Hooks),
-    }
+/// they are told. With the field that says so.
+fn planned_network(planned: &Planned) -> Option<(Source, String)> {
+    let is_network = |namespace: &Namespace| namespace.kind == NamespaceKind::Network;
+    let index = planned.plan.namespaces.iter().position(is_network)?;
+    let source = match &planned.plan.namespaces[index].path {
+        Some(path) => Source::Namespace(PathBuf::from(path)),
+        None if !planned.hooks.create_runtime.is_empty() => Source::Hooks,
+        None => return None,
+    };
+    Some((source, format!("config.json: linux.namespaces[{index}].path")))
 }

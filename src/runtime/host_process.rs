@@ -87,17 +87,15 @@ impl HostProcess {
         if let Some(terminal) = console {
             command.stdin(terminal.try_clone()?).stdout(terminal);
         }
-        let mut spawn = move || {
-            if new_network {
-                sys::unshare_network()?;
-            }
-            command.spawn()
-        };
-        // Namespaces are a thread's, and its children's: this one keeps its own.
         let child = if new_network {
-            thread::spawn(spawn).join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+            // Namespaces are a thread's, and its children's: this one keeps its own.
+            let spawned = thread::spawn(move || {
+                sys::unshare_network()?;
+                command.spawn()
+            });
+            spawned.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
         } else {
-            spawn()
+            command.spawn()
         };
         let child = child.with_context(|| format!("cannot start the process of {id:?}"))?;
         if let Some(state) = state {

@@ -2,6 +2,7 @@
 
 use crx_fixture::leftovers::{self, Leftovers};
 use crx_fixture::{Bundle, Need, need};
+use serde_json::json;
 
 use crate::place::{Namespace, Place, ip};
 
@@ -20,6 +21,11 @@ fn what_is_no_network_namespace_is_refused() {
     ] {
         bundle.command_with(&["--net", &format!("ns:{path}")]).run().expect_refused(&[path, why]);
     }
+    let named = Bundle::busybox().args(&["true"]).edit(|config| {
+        config["linux"]["namespaces"] =
+            json!([{"type": "network", "path": "/nowhere/net"}, {"type": "mount"}]);
+    });
+    named.run().expect_refused(&["config.json", "linux.namespaces[0].path", "/nowhere/net"]);
     bundle.command_with(&["--net", "wide"]).run().expect_refused(&["--net", "none, nat or ns:PATH"]);
     before.expect_none_new("a pod with a network");
 }

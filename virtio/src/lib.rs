@@ -11,6 +11,7 @@ mod device;
 pub mod fs;
 pub mod net;
 pub mod rng;
+mod slice;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod transport;

@@ -65,7 +65,8 @@ impl Source {
         }
     }
 
-    /// There may be interfaces: nobody knows before hooks have run, or there are.
+    /// There may be interfaces: nobody knows before hooks have run, or there are. What cannot be a pod's is refused here already,
+    /// before anything is made for it.
     ///
     /// # Errors
     /// Those of [`Namespace::find`].
@@ -150,7 +151,7 @@ impl Namespace {
     fn new_empty() -> anyhow::Result<Self> {
         // Made by a thread, which leaves it behind.
         let made = std::thread::spawn(|| {
-            sys::unshare_network().context("unshare")?;
+            crate::sys::unshare_network().context("unshare")?;
             Self::own()
         });
         let made = made.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

@@ -1,4 +1,4 @@
-//! The network's unsafe code: ioctls for which there is no safe wrapper, and unshare(2).
+//! The network's unsafe code: ioctls for which there is no safe wrapper.
 
 #![allow(unsafe_code)]
 
@@ -39,13 +39,4 @@ pub(super) fn open_tap(name: &str, flags: i32) -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     Ok(file.into())
-}
-
-/// Gives this thread a new network namespace.
-///
-/// # Errors
-/// Those of unshare(2).
-pub(super) fn unshare_network() -> io::Result<()> {
-    // SAFETY: touches neither the memory nor the file descriptors of this process, and no other thread.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -6,14 +6,11 @@ use std::num::Wrapping;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::bitmap::MS;
-use vm_memory::{Bytes, GuestAddress, GuestMemory, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
 use super::MAX_SEGMENTS;
+use crate::slice::GuestSlice;
 use crate::{ActiveQueue, GuestMem};
-
-/// Guest memory that was found to be there.
-pub(super) type GuestSlice<'m> = VolatileSlice<'m, MS<'m, GuestMem>>;
 
 /// The driver broke a ring: nothing in it can be believed any more.
 #[derive(Debug, thiserror::Error)]

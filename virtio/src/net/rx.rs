@@ -9,10 +9,11 @@ use std::io;
 
 use vm_memory::VolatileSlice;
 
-use super::ring::{Chain, GuestSlice, Ring, RingError};
+use super::ring::{Chain, Ring, RingError};
 use super::tap::Tap;
 use super::{HEADER_BYTES, MAX_FRAME_BYTES, NUM_BUFFERS_AT};
 use crate::ActiveQueue;
+use crate::slice::GuestSlice;
 
 /// Most slices at hand; readv takes 1024 (IOV_MAX), one of them ours.
 const MAX_SLICES: usize = 512;

@@ -5,9 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use vm_memory::bitmap::Bitmap;
-
-use super::ring::GuestSlice;
+use crate::slice::{GuestSlice, mark_dirty};
 
 /// Reads one frame into guest memory, and what does not fit there into `rest`.
 ///
@@ -29,12 +27,7 @@ pub(super) fn read_frame<'a, 'm: 'a>(
     // relies on guest memory staying unchanged.
     let count = unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int) };
     let bytes = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    let mut left = bytes;
-    for slice in into {
-        let dirty = left.min(slice.len());
-        slice.bitmap().mark_dirty(0, dirty);
-        left -= dirty;
-    }
+    mark_dirty(into, bytes);
     Ok(bytes)
 }
 

@@ -8,8 +8,8 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
 };
 
-use super::ring::GuestSlice;
 use super::{HEADER_BYTES, PlugError, sys};
+use crate::slice::GuestSlice;
 
 /// A queue of a tap.
 #[derive(Debug)]

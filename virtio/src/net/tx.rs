@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::ring::{Chain, GuestSlice, Ring, RingError};
+use super::ring::{Chain, Ring, RingError};
 use super::tap::Tap;
 use super::{HEADER_BYTES, MAX_FRAME_BYTES};
 use crate::ActiveQueue;
+use crate::slice::GuestSlice;
 
 /// What came of an attempt.
 pub(super) enum Sent {

@@ -18,8 +18,9 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::credit::Credit;
 use super::packet::{Op, Outgoing, Ports, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND};
-use super::ring::{GuestSlice, skip};
+use super::ring::skip;
 use super::sys;
+use crate::slice::GuestSlice;
 
 /// A backlog that was larger than this gives its memory back when it is empty.
 const KEPT_BACKLOG_BYTES: usize = 4 << 10;

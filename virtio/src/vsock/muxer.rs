@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::GuestConnection;
 use super::connection::{Connection, End, Violation};
 use super::packet::{Incoming, Op, Ports, Refused, Reset};
-use super::ring::GuestSlice;
+use crate::slice::GuestSlice;
 
 /// Connections at the same time, as many as other VMMs allow; each costs the host a descriptor or two.
 pub(super) const MAX_CONNECTIONS: usize = 1023;

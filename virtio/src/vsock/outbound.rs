@@ -6,9 +6,10 @@
 use super::connection::Next;
 use super::muxer::Muxer;
 use super::packet::{HEADER_BYTES, MAX_PAYLOAD_BYTES, Op};
-use super::ring::{Chain, GuestSlice, Ring, RingError, truncate};
+use super::ring::{Chain, Ring, RingError, truncate};
 use super::sys;
 use crate::GuestMem;
+use crate::slice::GuestSlice;
 
 /// Bytes for one connection before it is the next one's turn.
 const TURN_BYTES: usize = 64 << 10;

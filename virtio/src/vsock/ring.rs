@@ -2,18 +2,15 @@
 //! place and number; what is in the bytes is for [`super::packet`].
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::bitmap::MS;
-use vm_memory::{GuestMemory, VolatileSlice};
+use vm_memory::GuestMemory;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::packet::HEADER_BYTES;
+use crate::slice::GuestSlice;
 use crate::{ActiveQueue, GuestMem};
 
 /// Descriptors of one chain: Linux uses one for the header and at most MAX_SKB_FRAGS + 1 (18) for the payload.
 const MAX_SEGMENTS: usize = 32;
-
-/// Guest memory that was found to be there.
-pub(super) type GuestSlice<'m> = VolatileSlice<'m, MS<'m, GuestMem>>;
 
 /// The driver broke a ring: nothing in it can be believed any more.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +126,7 @@ impl Ring {
 
 impl<'m> Chain<'m> {
     pub(super) fn bytes(&self) -> usize {
-        self.slices.iter().map(VolatileSlice::len).sum()
+        self.slices.iter().map(GuestSlice::len).sum()
     }
 
     /// Reads the header and leaves the payload; `None` if the chain is shorter than a header.

@@ -6,10 +6,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use vm_memory::bitmap::Bitmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ring::GuestSlice;
+use crate::slice::{GuestSlice, mark_dirty};
 
 /// Reads what the socket has into guest memory; never blocks.
 ///
@@ -29,12 +28,7 @@ pub(super) fn receive(socket: &UnixStream, into: &[GuestSlice<'_>]) -> io::Resul
         libc::recvmsg(socket.as_raw_fd(), &mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
     };
     let bytes = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    let mut left = bytes;
-    for slice in into {
-        let dirty = left.min(slice.len());
-        slice.bitmap().mark_dirty(0, dirty);
-        left -= dirty;
-    }
+    mark_dirty(into, bytes);
     Ok(bytes)
 }
 

@@ -7,6 +7,7 @@ use super::super::tap::Tap;
 use super::frames::sockets;
 use super::guest::{rx, tx, wait_for};
 use super::*;
+use crate::testing::Driver;
 
 #[test]
 fn without_a_tap_frames_are_taken_and_dropped() {
@@ -39,6 +40,18 @@ fn a_tap_works_plugged_in_before_and_after_the_driver_started() {
         guest.send(tx(0), &frame(2, 100));
         assert_eq!(host.receive().unwrap(), frame(2, 100));
     }
+}
+
+#[test]
+fn a_hidden_device_is_none_until_it_has_a_tap() {
+    const DEVICE_ID: u64 = 0x008;
+    let Some((_host, taps)) = host(1) else { return };
+    let port = NetPort::new();
+    let hidden = NetConfig { mac: MAC, port: port.clone(), hidden: true };
+    let mut driver = Driver::new(Box::new(Net::new(hidden)));
+    assert_eq!(driver.read(DEVICE_ID), 0);
+    port.plug(taps, Limits::default()).unwrap();
+    assert_eq!(driver.read(DEVICE_ID), 1);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::runtime::timeline::{Track, monotonic_ns};
 use crate::runtime::{pod, session, stand_in};
 use crate::sys;
 
+/// Room for a pod's descriptors: with a network they are more than the 64 that every process has room for.
+const DESCRIPTORS: RawFd = 256;
+
 /// Be a pod, or stand in for a process of one; started by crx itself
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -37,6 +40,7 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
     let (role, mut descriptors) = channel::receive::<Role>(&launcher)?;
     match role {
         Role::Pod(new) => {
+            reserve_descriptors();
             let timeline = Track::of_process("vmm", new.began_ns, executed_ns);
             pod::main(launcher, &new, Template::from_descriptors(descriptors), timeline)
         }
@@ -52,4 +56,11 @@ pub(super) fn main(arguments: &Arguments) -> anyhow::Result<u8> {
             stand_in::main(launcher, UnixStream::from(pod), console, timeline)
         }
     }
+}
+
+/// Lets the table of descriptors grow now. In a process of several threads each growth waits until all processors have
+/// passed a grace period of RCU (expand_fdtable() of the kernel's fs/file.c), some 10 ms.
+fn reserve_descriptors() {
+    // Without room, as where the limit is lower, it grows when it has to.
+    let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stderr(), DESCRIPTORS - 1);
 }

@@ -129,6 +129,14 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let mut record = record(&request)?;
     state.write(&record)?;
     state.keep_config(&request.config_json)?;
+    let resolv_conf = state::resolv_conf(&request.root, &record.pod);
+    if let Some(resolver) = request.network.as_ref().and_then(network::Source::resolver) {
+        resolver.write(&resolv_conf)?;
+    }
+    // Containers that join the pod have the same.
+    if resolv_conf.is_file() {
+        network::dns::mount(&mut request.planned, resolv_conf);
+    }
     let mut timeline = request.timeline;
     timeline.reached("ID claimed");
     request.pod.state_dir = state.path().canonicalize().context("cannot find the state directory again")?;

@@ -6,6 +6,7 @@
 //! - `state.json`, the [`Record`];
 //! - `config.json`, as it was when the container was made;
 //! - `timeline.jsonl`, once it is there: how its launch went ([`super::timeline`]);
+//! - `resolv.conf`, if the container is its pod's first and crx makes the pod's network: what its containers have of that name;
 //! - `pod.sock`, if the container is its pod's first: where commands reach the pod.
 //!
 //! A directory whose lock nobody holds is a container that has stopped; if nobody is to delete it (an attached `run`, or
@@ -319,6 +320,11 @@ impl Container {
         remove(&self.directory).with_context(|| format!("cannot remove {}", self.directory.display()))?;
         Ok(true)
     }
+}
+
+/// Where the resolv.conf of the containers of a pod is, if crx makes one for them.
+pub(crate) fn resolv_conf(root: &Path, pod: &str) -> PathBuf {
+    root.join(pod).join("resolv.conf")
 }
 
 /// Connects to the pod whose first container has this ID.

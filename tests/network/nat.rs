@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crx_fixture::{Need, need};
+use crx_fixture::{Bundle, Need, need};
 
 use crate::interfaces::pinging;
 use crate::place::{Place, ip};
@@ -24,4 +24,36 @@ fn a_pod_behind_the_hosts_address_reaches_it_and_leaves_nothing() {
         !ip("link").contains("crx-nat")
     });
     assert!(gone, "{}", ip("link"));
+}
+
+#[test]
+fn names_are_asked_of_the_hosts_servers_and_the_image_stays_as_it_is() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let _place = Place::enter();
+    let directory = tempfile::Builder::new().prefix("resolv-").tempdir().unwrap();
+    let own = directory.path().join("resolv.conf");
+    std::fs::write(&own, "search example.org\nnameserver 192.0.2.53\nnameserver fd00::53\n").unwrap();
+    let own = own.to_str().unwrap();
+    let bind = format!("mount --bind {own} /etc/resolv.conf && exec \"$@\"");
+    let under = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &bind, "sh"];
+    let expected = "nameserver 192.0.2.53\nsearch example.org\n";
+    // A container that joins the pod asks the same.
+    let pod = Bundle::busybox()
+        .script("cat /etc/resolv.conf; echo x > /etc/resolv.conf; echo wrote $?; sleep 1000");
+    let mut running = pod.command_with(&["--net", "nat"]).wrapped(&under).start();
+    running.wait_for("wrote 1");
+    assert!(running.stdout_so_far().starts_with(expected), "{}", running.stdout_so_far());
+    let joining = Bundle::busybox().script("cat /etc/resolv.conf");
+    assert_eq!(joining.command_with(&["--pod", pod.id()]).run().expect(0).out(), expected);
+    // One that brings its own keeps it.
+    let brings =
+        Bundle::busybox().script("cat /etc/resolv.conf").mount("/etc/resolv.conf", "bind", own, &["bind"]);
+    let out = brings.command_with(&["--net", "nat"]).wrapped(&under).run().expect(0).out();
+    assert!(out.contains("fd00::53"), "{out}");
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.wait();
+    let left = std::fs::read(pod.rootfs().join("etc/resolv.conf")).unwrap_or_default();
+    assert!(left.is_empty(), "the image has {left:?}");
 }

@@ -10,6 +10,7 @@
 //! changes its namespace.
 
 mod address;
+pub(crate) mod dns;
 mod find;
 mod link;
 pub(crate) mod nat;
@@ -62,6 +63,14 @@ impl Source {
         match self {
             Self::Namespace(path) => Some(path),
             Self::Hooks | Self::Nat => None,
+        }
+    }
+
+    /// Whom the pod asks for names, unless that is a matter of whoever prepared its network.
+    pub(crate) fn resolver(&self) -> Option<dns::Resolver> {
+        match self {
+            Self::Namespace(_) | Self::Hooks => None,
+            Self::Nat => Some(dns::Resolver::OfHost),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::runtime::channel::NewPod;
 use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::launch::{self, Caller, Follow, Request};
 use crate::runtime::network::Source;
+use crate::runtime::network::publish::{self, Port};
 use crate::runtime::state::{self, Container};
 use crate::runtime::timeline::Track;
 use crate::runtime::{cgroup, log, sizing, terminal};
@@ -49,10 +50,14 @@ pub(super) struct Arguments {
     /// Memory of the pod in MiB [default: 256, or what linux.resources.memory.limit needs]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
-    /// Network of the pod: none, nat (behind the host's address), or ns:PATH (the interfaces of a network namespace of the
-    /// host) [default: what linux.namespaces names, or none]
+    /// Network of the pod: none, nat (behind the host's address), passt (the same without root's rights, by the program
+    /// pasta), or ns:PATH (the interfaces of a network namespace of the host) [default: what linux.namespaces names, or none]
     #[arg(long, value_name = "NETWORK", value_parser = parse_network)]
     net: Option<Network>,
+    /// A port of the host (only at HOSTIP) that is a port of the pod, or a range FIRST-LAST of them; for --net nat and passt. Again
+    /// for more
+    #[arg(long, value_name = "[HOSTIP:]HOST:POD[/tcp|/udp]", value_parser = parse_ports)]
+    publish: Vec<Ports>,
     /// Boot the pod's kernel instead of starting from a template
     #[arg(long)]
     no_template: bool,
@@ -72,16 +77,53 @@ pub(super) struct Arguments {
 enum Network {
     /// Loopback alone.
     None,
-    /// With interfaces from here.
-    From(Source),
+    /// Behind the host's address.
+    Nat,
+    /// By passt.
+    Passt,
+    /// The interfaces of a network namespace.
+    Namespace(PathBuf),
+}
+
+/// The ports of one --publish.
+#[derive(Clone, Debug)]
+struct Ports(Vec<Port>);
+
+fn parse_ports(text: &str) -> Result<Ports, String> {
+    publish::parse(text).map(Ports)
+}
+
+/// Why ports cannot be published.
+const NOT_PUBLISHED: &str =
+    "--publish: only with --net nat or passt; with another network, whoever made it publishes ports";
+
+impl Network {
+    /// Where the interfaces come from; none for loopback alone. Ports are taken here, before anything is made.
+    fn source(&self, ports: Vec<Port>) -> anyhow::Result<Option<Source>> {
+        Ok(match self {
+            Self::Nat => {
+                let reserved = publish::reserve(&ports)?;
+                Some(Source::Nat { ports, reserved })
+            }
+            Self::Passt => {
+                // pasta takes them itself, later; here they are only looked at.
+                drop(publish::reserve(&ports)?);
+                Some(Source::Passt { ports })
+            }
+            _ if !ports.is_empty() => bail!(NOT_PUBLISHED),
+            Self::None => None,
+            Self::Namespace(path) => Some(Source::Namespace(path.clone())),
+        })
+    }
 }
 
 fn parse_network(text: &str) -> Result<Network, String> {
     match (text, text.strip_prefix("ns:")) {
         ("none", _) => Ok(Network::None),
-        ("nat", _) => Ok(Network::From(Source::Nat)),
-        (_, Some(path)) if !path.is_empty() => Ok(Network::From(Source::Namespace(PathBuf::from(path)))),
-        _ => Err("must be none, nat or ns:PATH".to_owned()),
+        ("nat", _) => Ok(Network::Nat),
+        ("passt", _) => Ok(Network::Passt),
+        (_, Some(path)) if !path.is_empty() => Ok(Network::Namespace(PathBuf::from(path))),
+        _ => Err("must be none, nat, passt or ns:PATH".to_owned()),
     }
 }
 
@@ -123,10 +165,12 @@ pub(super) fn launch(
     let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
     let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
+    let ports = arguments.publish.iter().flat_map(|ports| &ports.0).copied().collect();
     let network = match (&arguments.net, &joins) {
         (Some(_), Some(pod)) => bail!("--net: the network is that of pod {pod:?}; leave the option out"),
-        (None, Some(_)) | (Some(Network::None), None) => None,
-        (Some(Network::From(source)), None) => Some((source.clone(), "--net".to_owned())),
+        (Some(asked), None) => asked.source(ports)?.map(|source| (source, "--net".to_owned())),
+        (None, _) if !ports.is_empty() => bail!(NOT_PUBLISHED),
+        (None, Some(_)) => None,
         (None, None) => planned_network(&planned),
     };
     let hooks = !planned.hooks.create_runtime.is_empty();
@@ -142,7 +186,6 @@ pub(super) fn launch(
         cgroups,
         config_json: bundle.config_json(),
         joins,
-        network: network.clone(),
         templates,
         pod: NewPod {
             kernel: guest.kernel,
@@ -160,6 +203,7 @@ pub(super) fn launch(
             console: false,
             began_ns: 0,
         },
+        network,
         planned,
         caller: Caller {
             follow,

@@ -19,7 +19,7 @@ use crx_oci::Planned;
 use crx_proto::{ExecPlan, ExitStatus, FrameError};
 use signal_hook::consts::signal;
 
-use super::channel::{Command, Failure, NewContainer, NewPod, Report, Role, Status};
+use super::channel::{Command, Failure, MAX_DESCRIPTORS, NewContainer, NewPod, Report, Role, Status};
 use super::host_process::{Event, FORWARDED, HostProcess, hear_signals};
 use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
@@ -181,12 +181,18 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let mut descriptors = share::detach(planned)?;
     let mut taps = Vec::new();
     // After the hooks: they may be what makes it.
-    if let Some(source) = &request.network {
+    if let Some(source) = request.network {
         let joined = source.join(process.pid(), queue_pairs)?;
         timeline.reached("network joined");
         planned.plan.network = joined.network;
         taps = joined.taps.iter().map(|taps| taps.len() as u8).collect();
         descriptors.extend(joined.taps.into_iter().flatten().chain(joined.held));
+    }
+    if descriptors.len() > MAX_DESCRIPTORS {
+        bail!(
+            "{} bind mounts, queues of interfaces and published ports are too many: at most {MAX_DESCRIPTORS} together",
+            descriptors.len()
+        );
     }
     let create = NewContainer {
         plan: Box::new(planned.plan.clone()),

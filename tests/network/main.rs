@@ -7,5 +7,6 @@ mod faults;
 mod hooks;
 mod interfaces;
 mod nat;
+mod passt;
 mod place;
 mod traffic;

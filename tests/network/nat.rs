@@ -1,8 +1,10 @@
 //! Networks of the pods' own, behind the address of the host.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crx_fixture::{Bundle, Need, need};
+use crx_fixture::{Bundle, Need, Running, need};
 
 use crate::interfaces::pinging;
 use crate::place::{Place, ip};
@@ -18,12 +20,61 @@ fn a_pod_behind_the_hosts_address_reaches_it_and_leaves_nothing() {
     let outcome = bundle.command_with(&["--net", "nat"]).run().expect(0);
     assert!(outcome.out().contains("inet 198.19."), "{}", outcome.all());
     assert!(outcome.out().contains("1 packets received"), "{}", outcome.all());
-    // The kernel takes a namespace apart when nothing holds it any more, and not at once.
+    expect_gone();
+}
+
+/// The kernel takes a namespace apart when nothing holds it any more, and not at once.
+fn expect_gone() {
     let gone = (0..1000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         !ip("link").contains("crx-nat")
     });
     assert!(gone, "{}", ip("link"));
+}
+
+#[test]
+fn a_published_port_is_the_pods_until_its_pod_is_killed() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let _place = Place::enter();
+    ip("addr add 192.0.2.1/32 dev lo");
+    let options = ["--net", "nat", "--publish", "8080:80", "--publish", "192.0.2.1:53:53/udp"];
+    let bundle = Bundle::busybox().script("echo ready; while true; do nc -l -p 80 -e cat; done");
+    let mut running = bundle.command_with(&options).start();
+    running.wait_for("ready");
+    for address in ["127.0.0.1:8080", "192.0.2.1:8080"] {
+        expect_echo(address, &mut running);
+    }
+    // Taken, for others' pods too, and that is said before anything is made.
+    for port in ["8080:1", "192.0.2.1:53:1/udp"] {
+        let other = Bundle::busybox().args(&["true"]);
+        let refused = other.command_with(&["--net", "nat", "--publish", port]).run();
+        refused.expect_refused(&["--publish", port, "the port is taken"]);
+    }
+    assert!(!ip("link").contains("crx-nat1"), "{}", ip("link"));
+    running.signal(rustix::process::Signal::KILL);
+    let _ = running.wait();
+    expect_gone();
+    drop(TcpListener::bind("0.0.0.0:8080").unwrap());
+}
+
+/// A connection to this address ends in `cat`: tried until the pod listens.
+pub(crate) fn expect_echo(address: &str, running: &mut Running) {
+    for _ in 0..1000 {
+        assert!(running.is_running(), "the pod is gone");
+        if let Ok(mut stream) = TcpStream::connect(address)
+            && stream.write_all(b"hello").is_ok()
+            && stream.shutdown(Shutdown::Write).is_ok()
+        {
+            let mut text = String::new();
+            if stream.read_to_string(&mut text).is_ok() && text == "hello" {
+                return;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("no answer at {address}");
 }
 
 #[test]

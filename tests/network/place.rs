@@ -1,11 +1,13 @@
 //! Network namespaces: one that stands for the host, and the pods'.
 
 use std::fs::File;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command as Host;
+use std::time::Duration;
 
-use crx_fixture::{Bundle, Command};
+use crx_fixture::{Bundle, Command, Running};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
@@ -37,6 +39,15 @@ impl Namespace {
     pub(crate) fn ip(&self, words: &str) -> String {
         let inside = format!("--net={}", self.path().display());
         output(Host::new("nsenter").arg(inside).arg("ip").args(words.split_whitespace()))
+    }
+
+    /// Runs `work` in it.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            enter(&File::open(self.path()).unwrap());
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
     }
 
     /// The command that runs a container whose pod has its interfaces.
@@ -96,7 +107,7 @@ fn move_link(name: &str, path: &Path) {
     // Until it is there.
     let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
     while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == own {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     ip(&format!("link set {name} netns {pid}"));
     holder.kill().unwrap();
@@ -106,6 +117,19 @@ fn move_link(name: &str, path: &Path) {
 /// Runs `ip` on the stand-in for the host.
 pub(crate) fn ip(words: &str) -> String {
     output(Host::new("ip").args(words.split_whitespace()))
+}
+
+/// Waits for a connection, as long as the pod lives that it has to come from.
+pub(crate) fn accept(listener: &TcpListener, running: &mut Running) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    while running.is_running() {
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            return stream;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("the pod is gone and has not connected");
 }
 
 /// What a command of the host prints.

@@ -16,6 +16,8 @@ mod link;
 pub(crate) mod nat;
 mod netlink;
 mod nftables;
+mod passt;
+pub(crate) mod publish;
 mod redirect;
 mod route;
 mod sys;
@@ -47,14 +49,24 @@ pub(crate) const MAX_INTERFACES: usize = 4;
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
 /// Where a pod's interfaces come from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Source {
     /// A network namespace that somebody has prepared.
     Namespace(PathBuf),
     /// The pod's own process's, which its hooks prepare.
     Hooks,
     /// One that is made here, behind the host's address.
-    Nat,
+    Nat {
+        /// Ports of the host that are the pod's.
+        ports: Vec<publish::Port>,
+        /// What keeps others from taking them ([`publish::reserve`]).
+        reserved: Vec<OwnedFd>,
+    },
+    /// One that passt makes.
+    Passt {
+        /// Ports of the host that are the pod's.
+        ports: Vec<publish::Port>,
+    },
 }
 
 impl Source {
@@ -62,7 +74,7 @@ impl Source {
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Namespace(path) => Some(path),
-            Self::Hooks | Self::Nat => None,
+            _ => None,
         }
     }
 
@@ -70,7 +82,8 @@ impl Source {
     pub(crate) fn resolver(&self) -> Option<dns::Resolver> {
         match self {
             Self::Namespace(_) | Self::Hooks => None,
-            Self::Nat => Some(dns::Resolver::OfHost),
+            Self::Nat { .. } => Some(dns::Resolver::OfHost),
+            Self::Passt { .. } => Some(dns::Resolver::At(passt::NAME_SERVER)),
         }
     }
 
@@ -91,12 +104,17 @@ impl Source {
     /// Makes the network of a pod whose process is `pid`, for its first container.
     ///
     /// # Errors
-    /// Those of [`Namespace::find`], [`Namespace::join`] and [`nat::nat`].
-    pub(crate) fn join(&self, pid: u32, queue_pairs: u8) -> anyhow::Result<Joined> {
+    /// Those of [`Namespace::find`], [`Namespace::join`], [`nat::nat`] and [`passt::passt`].
+    pub(crate) fn join(self, pid: u32, queue_pairs: u8) -> anyhow::Result<Joined> {
         let namespace = match self {
-            Self::Namespace(path) => Namespace::open(path)?,
+            Self::Namespace(path) => Namespace::open(&path)?,
             Self::Hooks => Namespace::open(Path::new(&format!("/proc/{pid}/ns/net")))?,
-            Self::Nat => return nat::nat(&Namespace::own()?, queue_pairs, FIRST_NIC_WINDOW),
+            Self::Nat { ports, reserved } => {
+                let mut joined = nat::nat(&Namespace::own()?, &ports, queue_pairs, FIRST_NIC_WINDOW)?;
+                joined.held.extend(reserved);
+                return Ok(joined);
+            }
+            Self::Passt { ports } => return passt::passt(&ports, queue_pairs, FIRST_NIC_WINDOW),
         };
         namespace.join(namespace.find()?, queue_pairs, FIRST_NIC_WINDOW)
     }

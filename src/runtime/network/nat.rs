@@ -22,6 +22,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Socket;
+use super::publish::Port;
 use super::{Joined, Namespace, link, nftables};
 
 /// First address of the pool.
@@ -39,15 +40,21 @@ const INTERFACE: &str = "eth0";
 /// Largest packet of the interface, in bytes, if the host has no default route: Ethernet's.
 const MTU: u32 = 1500;
 
-/// Makes a network for a pod behind the address of `host`, and joins it to a tap as [`Namespace::join`] does. IPv4 only.
+/// Makes a network for a pod behind the address of `host`, with `ports` of it, which somebody has taken, before the pod's own, and joins it to a tap
+/// as [`Namespace::join`] does. IPv4 only.
 ///
 /// # Errors
 /// The host has no nftables with masquerading, no free addresses, or this process no rights.
-pub(crate) fn nat(host: &Namespace, queue_pairs: u8, first_window: u8) -> anyhow::Result<Joined> {
+pub(crate) fn nat(
+    host: &Namespace,
+    ports: &[Port],
+    queue_pairs: u8,
+    first_window: u8,
+) -> anyhow::Result<Joined> {
     let pod = Namespace::new_empty()?;
     let (number, table) = host.within(|| {
         let number = claim(&pod).context("cannot make a pair of interfaces")?;
-        let table = open_up(number)?;
+        let table = open_up(number, ports)?;
         Ok((number, table))
     })?;
     pod.within(|| furnish(number).context("cannot set the pod's interface up"))?;
@@ -95,24 +102,30 @@ fn claim(pod: &Namespace) -> anyhow::Result<u32> {
     bail!("all networks of {POOL}/16 are taken, by {PREFIX}* or by routes of the host");
 }
 
-/// Lets the pod's packets out of this thread's namespace. Returns what holds the table.
-fn open_up(number: u32) -> anyhow::Result<OwnedFd> {
+/// Lets the pod's packets out of this thread's namespace, and those for the published ports in. Returns what holds the table.
+fn open_up(number: u32, ports: &[Port]) -> anyhow::Result<OwnedFd> {
     let name = format!("{PREFIX}{number}");
     let (host, pod) = addresses(number);
     let mut socket = Socket::route()?;
     let set_up = link::index_of(&mut socket, &name).and_then(|index| {
         link::silence(&mut socket, index)?;
         add_address(&mut socket, index, host)?;
-        link::up(&mut socket, index)
+        link::up(&mut socket, index)?;
+        Ok(index)
     });
-    set_up.with_context(|| format!("cannot set up interface {name}"))?;
+    let index = set_up.with_context(|| format!("cannot set up interface {name}"))?;
     // Packets under an address that is not the pod's would leave as they are: masquerading looks at the address.
     set(&format!("net/ipv4/conf/{name}/rp_filter"), "1")?;
-    let table = nftables::masquerade(&name, pod).with_context(|| {
+    let pod = nftables::Pod { address: pod, interface: index, ports };
+    let table = nftables::table(&name, &pod).with_context(|| {
         format!(
-            "cannot make table ip {name} of nftables; the kernel needs nf_tables, nft_chain_nat and nft_masq"
+            "cannot make table ip {name} of nftables; the kernel needs nf_tables, nft_chain_nat, nft_masq and, for --publish, nft_nat and nft_fib_ipv4"
         )
     })?;
+    // After the table, which keeps the pod itself away from 127.0.0.1.
+    if ports.iter().any(Port::is_on_loopback) {
+        set(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+    }
     // Last: a launch that fails above has not changed the host.
     set("net/ipv4/ip_forward", "1")?;
     Ok(table)

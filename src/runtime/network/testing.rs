@@ -215,11 +215,14 @@ pub(super) fn ask(queues: &[OwnedFd], mac: [u8; 6], own: [u8; 4], target: [u8; 4
     frame.extend(own);
     frame.extend([0; 6]);
     frame.extend(target);
-    send(queues, &frame);
-    // The answer comes before write(2) returns, or shortly after it; the limit is for a test that fails.
-    receive(queues, Duration::from_secs(5), |frame| {
-        let answer = frame.get(12..14)? == [0x08, 0x06] && frame.get(20..22)? == [0, 2];
-        (answer && frame.get(..6)? == mac).then(|| frame[22..28].try_into().unwrap())
+    // The answer comes before write(2) returns, or shortly after it; but an interface that has just been set up drops what it is
+    // to send until the kernel has looked at its link. The limit is for a test that fails.
+    (0..100).find_map(|_| {
+        send(queues, &frame);
+        receive(queues, Duration::from_millis(100), |frame| {
+            let answer = frame.get(12..14)? == [0x08, 0x06] && frame.get(20..22)? == [0, 2];
+            (answer && frame.get(..6)? == mac).then(|| frame[22..28].try_into().unwrap())
+        })
     })
 }
 

@@ -11,6 +11,7 @@ use crate::runtime::guest_files::GuestFiles;
 use crate::runtime::launch::{self, Caller, Follow, Request};
 use crate::runtime::network::Source;
 use crate::runtime::network::publish::{self, Port};
+use crate::runtime::network::rates::Rates;
 use crate::runtime::state::{self, Container};
 use crate::runtime::timeline::Track;
 use crate::runtime::{cgroup, log, sizing, terminal};
@@ -197,6 +198,7 @@ pub(super) fn launch(
             )?,
             vcpus: sizing::vcpus(arguments.vcpus, &planned.annotations, planned.cpu)?,
             network: network.is_some(),
+            rates: Rates::new(&planned.annotations)?,
             debug_console: arguments.debug_console,
             state_dir: PathBuf::new(),
             detached: false,

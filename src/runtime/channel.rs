@@ -20,6 +20,7 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::network::rates::Rates;
 use super::template::NewTemplate;
 use super::timeline::Span;
 
@@ -60,6 +61,8 @@ pub(crate) struct NewPod {
     pub(crate) vcpus: u8,
     /// It has network interfaces, or may get some.
     pub(crate) network: bool,
+    /// What may pass through each of them.
+    pub(crate) rates: Rates,
     /// Show the guest kernel's console on stderr.
     pub(crate) debug_console: bool,
     /// State directory of the pod's first container: the share is built on it, which only the process's own mount

@@ -9,4 +9,5 @@ mod interfaces;
 mod nat;
 mod passt;
 mod place;
+mod rates;
 mod traffic;

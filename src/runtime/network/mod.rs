@@ -18,6 +18,7 @@ mod netlink;
 mod nftables;
 mod passt;
 pub(crate) mod publish;
+pub(crate) mod rates;
 mod redirect;
 mod route;
 mod sys;

@@ -62,6 +62,7 @@ pub(crate) fn main(
     let left = sys::unshare_mounts().context("cannot make a mount namespace for the pod");
     let (events, received) = Events::new();
     let release = hear::launcher(launcher.try_clone()?, &events)?;
+    let limits = new.rates.limits();
     match left.and_then(|()| boot(new, template, &mut timeline)) {
         Ok(booted) => {
             let Booted { share, running, connections, clients, nics } = booted;
@@ -71,7 +72,8 @@ pub(crate) fn main(
             if console {
                 hear::window_changes(&events)?;
             }
-            Pod::new(share, Nics::new(nics), launcher, release, console, timeline, events).run(&received)
+            let nics = Nics::new(nics, limits);
+            Pod::new(share, nics, launcher, release, console, timeline, events).run(&received)
         }
         Err(error) => {
             let failure =

@@ -12,13 +12,15 @@ pub(crate) const FIRST_NIC_WINDOW: u8 = 3;
 /// Where taps are plugged in, in the order of the devices' windows.
 pub(super) struct Nics {
     ports: Vec<NetPort>,
+    /// What may pass through each.
+    limits: Limits,
     /// What keeps the rest of the network there.
     held: Vec<OwnedFd>,
 }
 
 impl Nics {
-    pub(super) fn new(ports: Vec<NetPort>) -> Self {
-        Self { ports, held: Vec::new() }
+    pub(super) fn new(ports: Vec<NetPort>, limits: Limits) -> Self {
+        Self { ports, limits, held: Vec::new() }
     }
 
     /// Plugs the taps of new interfaces in, `counts` of them for each, and holds the descriptors after them.
@@ -37,7 +39,7 @@ impl Nics {
             let number = interface.window.checked_sub(FIRST_NIC_WINDOW).map(usize::from);
             let port = number.and_then(|number| self.ports.get(number)).with_context(failed)?;
             let queues = descriptors.by_ref().take(usize::from(*count)).collect();
-            port.plug(queues, Limits::default()).with_context(failed)?;
+            port.plug(queues, self.limits).with_context(failed)?;
         }
         self.held.extend(descriptors);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,8 @@ fn world(place: &Place) -> Namespace {
 /// Processes of passt that are in this thread's network namespace.
 fn pastas() -> Vec<String> {
     let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let is_number = |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes()[0].is_ascii_digit();
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path()).filter(is_number);
     let is_pasta = |process: &Path| {
         let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
         let here = std::fs::read_link(process.join("ns/net")).is_ok_and(|namespace| namespace == own);

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt};
 
 use super::publish::{Port, Protocol};
@@ -102,7 +103,12 @@ impl Pasta {
         let mut byte = [0];
         let received = rustix::io::retry_on_intr(|| {
             recvmsg(&self.socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::empty())
-        })?;
+        });
+        let received = match received {
+            // Gone before cat has read our byte.
+            Err(Errno::CONNRESET) => return Ok(None),
+            received => received?,
+        };
         if received.bytes == 0 {
             return Ok(None);
         }
@@ -161,4 +167,30 @@ fn arguments(ports: &[Port]) -> Vec<OsString> {
     }
     arguments.extend(["--".to_owned(), "cat".to_owned()]);
     arguments.into_iter().map(OsString::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::publish::parse;
+    use super::*;
+
+    fn after(ports: &[&str], option: &str) -> Vec<String> {
+        let ports: Vec<Port> = ports.iter().flat_map(|ports| parse(ports).unwrap()).collect();
+        let words: Vec<String> =
+            arguments(&ports).into_iter().map(|word| word.into_string().unwrap()).collect();
+        words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].clone()).collect()
+    }
+
+    #[test]
+    fn only_published_ports_are_pastas() {
+        let ports = ["8080:80", "192.0.2.1:53:5353/udp", "9000-9001:1-2"];
+        assert_eq!(after(&ports, "--tcp-ports"), ["8080:80", "9000:1", "9001:2"]);
+        assert_eq!(after(&ports, "--udp-ports"), ["192.0.2.1/53:5353"]);
+        for option in ["--tcp-ports", "--udp-ports", "--tcp-ns", "--udp-ns"] {
+            assert_eq!(after(&[], option), ["none"]);
+        }
+        assert_eq!(after(&[], "--"), ["cat"]);
+    }
 }

@@ -23,7 +23,7 @@ fn what_is_no_network_namespace_is_refused() {
     }
     let named = Bundle::busybox().args(&["true"]).edit(|config| {
         config["linux"]["namespaces"] =
-            json!([{"type": "network", "path": "/nowhere/net"}, {"type": "mount"}]);
+            json!([{"type": "network", "path": "/nowhere/net"}, {"type": "mount"}, {"type": "uts"}]);
     });
     named.run().expect_refused(&["config.json", "linux.namespaces[0].path", "/nowhere/net"]);
     bundle.command_with(&["--net", "wide"]).run().expect_refused(&["--net", "none, nat, passt or ns:PATH"]);

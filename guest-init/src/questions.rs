@@ -5,6 +5,7 @@ use crx_proto::{Answer, GuestMessage, ProcessId, Question};
 
 use crate::container::{Container, processes, usage};
 use crate::mounts::Pod;
+use crate::net;
 use crate::session::Session;
 use crate::table::{Phase, Process};
 
@@ -14,6 +15,11 @@ const ENDED: &str = "the container has ended";
 impl Session<'_> {
     /// Answers a question, now or, for `Pause`, as soon as every process has stopped.
     pub(crate) fn answer(&mut self, number: u32, id: ProcessId, question: &Question) {
+        if let Question::AddInterfaces(network) = question {
+            let added = net::apply(network, &mut self.nics, &mut self.pod);
+            let answer = added.map(|()| Answer::Done).map_err(|error| error.message);
+            return self.host.send(&GuestMessage::Answer { number, answer });
+        }
         let container = match self.table.get_mut(&id) {
             Some(Process { phase: Phase::Ended(_) | Phase::Failing(_), .. }) | None => None,
             Some(process) => process.container(),
@@ -76,5 +82,7 @@ fn answer(
         }
         Question::Usage => usage::read(&mut container.cgroup, pod).map(Answer::Usage),
         Question::Processes => processes::list(&container.cgroup, pod).map(Answer::Processes),
+        // Answered before a container is looked for.
+        Question::AddInterfaces(_) => return None,
     })
 }

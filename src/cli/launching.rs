@@ -166,18 +166,22 @@ pub(super) fn launch(
     let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
     let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
-    let ports = arguments.publish.iter().flat_map(|ports| &ports.0).copied().collect();
-    let network = match (&arguments.net, &joins) {
-        (Some(_), Some(pod)) => bail!("--net: the network is that of pod {pod:?}; leave the option out"),
-        (Some(asked), None) => asked.source(ports)?.map(|source| (source, "--net".to_owned())),
-        (None, _) if !ports.is_empty() => bail!(NOT_PUBLISHED),
-        (None, Some(_)) => None,
-        (None, None) => planned_network(&planned),
+    let ports: Vec<Port> = arguments.publish.iter().flat_map(|ports| &ports.0).copied().collect();
+    let network = match &arguments.net {
+        Some(asked) => asked.source(ports)?.map(|source| (source, "--net".to_owned())),
+        None if !ports.is_empty() => bail!(NOT_PUBLISHED),
+        None => planned_network(&planned),
     };
-    let hooks = !planned.hooks.create_runtime.is_empty();
-    let network = match network {
-        Some((source, named_by)) => source.has_interfaces(hooks).context(named_by)?.then_some(source),
-        None => None,
+    let (joins, network) = match (joins, network) {
+        (Some(pod), _) if arguments.net.is_some() => {
+            bail!("--net: the network is that of pod {:?}; leave the option out", pod.record.id)
+        }
+        (Some(pod), _) => (Some(pod), None),
+        (None, Some((source, named_by))) => {
+            source.check(!planned.hooks.create_runtime.is_empty()).context(named_by)?;
+            (None, Some(source))
+        }
+        (None, None) => (None, None),
     };
     timeline.reached("container planned");
     launch::container(Request {
@@ -218,11 +222,12 @@ pub(super) fn launch(
     })
 }
 
-/// ID of the first container of the pod that a container joins: as the caller says, or its annotations, or the
-/// namespaces of a running container that it names.
-fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Result<Option<String>> {
+/// The first container of the pod that a container joins: as the caller says, or its annotations, or the namespaces of a
+/// running container that it names.
+fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Result<Option<Container>> {
+    let found = |id: &str| Container::find(root, id).and_then(Container::pod);
     if let Some(id) = asked {
-        return Ok(Some(Container::find(root, id).context("--pod")?.record.pod));
+        return found(id).context("--pod").map(Some);
     }
     for (kind, sandbox) in SANDBOX_ANNOTATIONS {
         if planned.annotations.get(kind).map(String::as_str) != Some("container") {
@@ -230,9 +235,7 @@ fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Re
         }
         let id =
             planned.annotations.get(sandbox).with_context(|| format!("annotations: {sandbox} is missing"))?;
-        return Ok(Some(
-            Container::find(root, id).with_context(|| format!("annotations: {sandbox}"))?.record.pod,
-        ));
+        return found(id).with_context(|| format!("annotations: {sandbox}")).map(Some);
     }
     let pids: Vec<u32> = planned
         .plan
@@ -246,7 +249,7 @@ fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Re
     let is_named = |container: &Container| {
         container.record.pid.is_some_and(|pid| pids.contains(&pid)) && container.is_alive()
     };
-    Ok(Container::all(root)?.into_iter().find(is_named).map(|container| container.record.pod))
+    Container::all(root)?.into_iter().find(is_named).map(Container::pod).transpose()
 }
 
 /// The process that a path `/proc/PID/ns/KIND` names.

@@ -10,6 +10,7 @@ mod features;
 mod kill;
 mod launching;
 mod list;
+mod net;
 mod pages;
 mod pause;
 mod ps;
@@ -117,6 +118,7 @@ enum Verb {
     /// Let the processes of a paused container go on
     Resume(pause::Arguments),
     Delete(delete::Arguments),
+    Net(net::Arguments),
     Template(template::Arguments),
     Update(update::Arguments),
     Events(events::Arguments),
@@ -181,6 +183,7 @@ fn dispatch(arguments: &Arguments) -> anyhow::Result<u8> {
         Verb::Pause(pause) => pause::pause(arguments, pause),
         Verb::Resume(resume) => pause::resume(arguments, resume),
         Verb::Delete(delete) => delete::main(arguments, delete),
+        Verb::Net(net) => net::main(arguments, net),
         Verb::Template(template) => template::main(arguments, template),
         Verb::Update(update) => update::main(arguments, update),
         Verb::Events(events) => events::main(arguments, events),

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use crx_proto::{Answer, Cgroup, ExecPlan, ExitStatus, FrameError, Plan, frame};
+use crx_proto::{Answer, Cgroup, ExecPlan, ExitStatus, FrameError, Interface, Network, Plan, frame};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -86,8 +86,28 @@ pub(crate) struct NewContainer {
     pub(crate) start: bool,
     /// The process of the host that callers take for it.
     pub(crate) host_pid: u32,
-    /// How many taps each interface has: one for each of its queue pairs. What follows them is only to be held.
-    pub(crate) taps: Vec<u8>,
+    /// What there is for each interface. What follows the taps is only to be held.
+    pub(crate) joints: Vec<Joint>,
+}
+
+/// What joins an interface of the host to the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Joint {
+    /// The interface's index in its namespace.
+    pub(crate) index: u32,
+    /// How many taps are beside the message for it: one for each of its queue pairs, none if the pod has it already.
+    pub(crate) taps: u8,
+}
+
+/// The network that a pod has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PodNetwork {
+    /// Queue pairs that a tap is to have.
+    pub(crate) queue_pairs: u8,
+    /// Interfaces that it can have.
+    pub(crate) most: usize,
+    /// Those that it has, with their indexes in the host's namespace, and as they were when they came.
+    pub(crate) interfaces: Vec<(u32, Interface)>,
 }
 
 /// What a client tells the VMM process.
@@ -141,6 +161,15 @@ pub(crate) enum Command {
     Usage(String),
     /// Ask for a container's processes.
     Processes(String),
+    /// Ask for the pod's interfaces.
+    Network,
+    /// Bring the pod interfaces, whose taps are beside this message, and what else their namespace has.
+    AddInterfaces {
+        /// All of it.
+        network: Box<Network>,
+        /// What there is for each interface.
+        joints: Vec<Joint>,
+    },
     /// Be told when a container runs out of memory, and when it ends.
     Watch(String),
 }
@@ -168,6 +197,8 @@ pub(crate) enum Report {
     OutOfMemory,
     /// How the container is.
     Status(Status),
+    /// The pod's interfaces.
+    Network(PodNetwork),
     /// What the container's PID 1 says to a question or an order.
     Answer(Answer),
 }

@@ -25,7 +25,7 @@ use super::state::{Record, StateDir};
 use super::template::{self, Store, Template};
 use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Span, Track};
-use super::{cgroup, exit, hooks, log, network, share, state};
+use super::{cgroup, exit, hooks, interfaces, log, network, pod, share, state};
 
 /// How long a launch may be silent on a terminal.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -88,8 +88,8 @@ pub(crate) struct Request {
     pub(crate) config_json: Vec<u8>,
     /// What it is.
     pub(crate) planned: Planned,
-    /// ID of the first container of the pod that it joins; none for a pod of its own.
-    pub(crate) joins: Option<String>,
+    /// The first container of the pod that it joins; none for a pod of its own.
+    pub(crate) joins: Option<state::Container>,
     /// Where its pod's interfaces come from; none for loopback alone.
     pub(crate) network: Option<network::Source>,
     /// Where its pod's template is; none for a pod that boots.
@@ -145,11 +145,11 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let (events, received) = channel();
     hear_signals(events.clone())?;
     // The signal handler is in place: a signal from here on finds the process that it has to end.
-    let pod = request.joins.as_ref().map(|pod| state::connect(&request.root, pod)).transpose()?;
+    let socket = request.joins.as_ref().map(state::Container::connect).transpose()?;
     request.pod.began_ns = timeline::monotonic_ns();
-    let queue_pairs = request.pod.vcpus.min(crx_virtio::net::MAX_QUEUE_PAIRS as u8);
+    let queue_pairs = pod::queue_pairs(request.pod.vcpus);
     let hooks_make_network = matches!(request.network, Some(network::Source::Hooks));
-    let role = match &pod {
+    let role = match &socket {
         Some(_) => Role::StandIn { console: request.pod.console, began_ns: request.pod.began_ns },
         None => Role::Pod(request.pod),
     };
@@ -162,10 +162,12 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         events,
     )?;
     record.pid = Some(process.pid());
+    let namespace = request.network.as_ref().map(|source| source.path(process.pid()));
+    record.network = namespace.transpose().context("cannot find the current directory")?.flatten();
     state.write(&record)?;
     // Before it has a role it has no memory worth counting.
     cgroup::enter(&record.cgroups, process.pid(), request.cgroups)?;
-    let descriptors = template.map_or_else(|| owned(pod), Template::into_descriptors);
+    let descriptors = template.map_or_else(|| owned(socket), Template::into_descriptors);
     process.tell(&role, &descriptors)?;
     timeline.reached("process started");
     let planned = &mut request.planned;
@@ -179,14 +181,17 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         planned.plan.state_json = record.oci_state(Status::Created).to_string();
     }
     let mut descriptors = share::detach(planned)?;
-    let mut taps = Vec::new();
+    let mut joints = Vec::new();
     // After the hooks: they may be what makes it.
     if let Some(source) = request.network {
         let joined = source.join(process.pid(), queue_pairs)?;
         timeline.reached("network joined");
-        planned.plan.network = joined.network;
-        taps = joined.taps.iter().map(|taps| taps.len() as u8).collect();
-        descriptors.extend(joined.taps.into_iter().flatten().chain(joined.held));
+        let taps;
+        (planned.plan.network, joints, taps) = joined.into_parts();
+        descriptors.extend(taps);
+    }
+    if let Some(pod) = &request.joins {
+        interfaces::rescan(pod);
     }
     if descriptors.len() > MAX_DESCRIPTORS {
         bail!(
@@ -198,7 +203,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         plan: Box::new(planned.plan.clone()),
         start: request.caller.follow != Follow::UntilCreated,
         host_pid: process.pid(),
-        taps,
+        joints,
     };
     process.tell(&Command::Create(create), &descriptors)?;
     drop(descriptors);
@@ -310,9 +315,9 @@ fn record(request: &Request) -> anyhow::Result<Record> {
         rootfs: planned.rootfs.clone(),
         created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
         annotations: planned.annotations.clone(),
-        pod: request.joins.clone().unwrap_or_else(|| request.id.clone()),
+        pod: request.joins.as_ref().map_or_else(|| request.id.clone(), |pod| pod.record.id.clone()),
         cgroups,
-        network: request.network.as_ref().and_then(network::Source::path).map(PathBuf::from),
+        network: None,
         stays: false,
         poststart: planned.hooks.poststart.clone(),
         poststop: planned.hooks.poststop.clone(),
@@ -455,6 +460,7 @@ impl Following<'_> {
             | Report::Stream(_)
             | Report::OutOfMemory
             | Report::Status(_)
+            | Report::Network(_)
             | Report::Answer(_) => {}
         }
         Ok(None)

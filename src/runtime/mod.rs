@@ -12,6 +12,7 @@ pub(crate) mod fake_pod;
 pub(crate) mod guest_files;
 mod hooks;
 mod host_process;
+pub(crate) mod interfaces;
 pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod network;

@@ -15,7 +15,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ pub(crate) struct Record {
     pub(crate) pod: String,
     /// Cgroups of the host that were made for it.
     pub(crate) cgroups: Vec<PathBuf>,
-    /// The host's network namespace whose interfaces are its pod's, if it brought them.
+    /// The host's network namespace whose interfaces are its pod's, if it is the first and has one.
     pub(crate) network: Option<PathBuf>,
     /// It stays when it has stopped, until it is deleted.
     pub(crate) stays: bool,
@@ -205,6 +205,18 @@ impl Container {
         Ok(container)
     }
 
+    /// The first container of its pod.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn pod(self) -> anyhow::Result<Self> {
+        if self.record.pod == self.record.id {
+            return Ok(self);
+        }
+        Self::find(&self.root, &self.record.pod)
+            .with_context(|| format!("the pod of container {:?} is gone", self.record.id))
+    }
+
     /// Every container below `root`, by ID.
     ///
     /// # Errors
@@ -274,12 +286,21 @@ impl Container {
     /// # Errors
     /// The container is not there any more, or the pod refuses.
     pub(crate) fn ask(&self, command: &Command) -> anyhow::Result<Report> {
+        self.ask_with(command, &[])
+    }
+
+    /// As [`Self::ask`], with descriptors.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) fn ask_with(&self, command: &Command, descriptors: &[OwnedFd]) -> anyhow::Result<Report> {
         if !self.is_alive() {
             bail!("container not running");
         }
         log::debug(&format!("asking the pod {:?} for container {:?}", self.record.pod, self.record.id));
         let pod = self.connect()?;
-        channel::send(&pod, command, &[])?;
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        channel::send(&pod, command, &descriptors)?;
         match channel::receive(&pod).context("the pod of the container is gone")?.0 {
             Report::Failed(failure) => bail!("{}", failure.message),
             report => Ok(report),

@@ -6,6 +6,7 @@ mod cni;
 mod faults;
 mod hooks;
 mod interfaces;
+mod later;
 mod nat;
 mod passt;
 mod place;

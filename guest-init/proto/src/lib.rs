@@ -39,7 +39,7 @@ pub use plan::{
 pub use standard::standard;
 
 /// Version of the protocol. Host and guest refuse each other when it differs.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Host port of the control connection.
 pub const CONTROL_PORT: u32 = 1024;
 /// Longest frame either side accepts: a plan with a large environment (ARG_MAX is 2 MiB) and mounts.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cgroup, Plan, Process, Seccomp};
+use crate::{Cgroup, Network, Plan, Process, Seccomp};
 
 /// A process of the pod that the host knows: a container's first one, which also stands for the container, or one
 /// that was executed in it later. The host numbers them and uses no number twice.
@@ -110,6 +110,8 @@ pub enum Question {
     Usage,
     /// Its processes.
     Processes,
+    /// Not of the container but of the pod: set new interfaces up, and add what others have got since they were.
+    AddInterfaces(Box<Network>),
 }
 
 /// What PID 1 answers.

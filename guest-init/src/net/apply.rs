@@ -18,22 +18,38 @@ use crate::sys::{EthtoolCommand, ethtool};
 /// Longest name of a network device, in bytes: IFNAMSIZ of linux/if.h without the nul byte.
 const MAX_NAME_BYTES: usize = 15;
 
-/// Sets the pod's network up, from its own network namespace.
+/// Sets the pod's network up, from its own network namespace: new interfaces, and what others that are set up have got since. A
+/// device of the boot that is none is taken away.
 pub(crate) fn apply(
     network: &Network,
     nics: &mut Result<Nics, StartError>,
     pod: &mut Pod,
 ) -> Result<(), StartError> {
-    if *network == Network::default() {
-        return Ok(());
+    let nics = match nics {
+        Ok(nics) => nics,
+        Err(_) if *network == Network::default() => return Ok(()),
+        Err(error) => return Err(error.clone()),
+    };
+    if *network != Network::default() {
+        check(network)?;
+        let done = take_and_apply(network, nics, pod);
+        if done.is_err() {
+            // The first error is the one that counts.
+            let _ = nics.remove_new(&network.interfaces);
+        }
+        done?;
     }
-    check(network)?;
-    let nics = nics.as_mut().map_err(|error| error.clone())?;
+    nics.remove_untaken()
+}
+
+fn take_and_apply(network: &Network, nics: &mut Nics, pod: &mut Pod) -> Result<(), StartError> {
     let devices = nics.take(&network.interfaces)?;
     if !network.sysctl.is_empty() {
         pod.need_proc().map_err(|error| failed("network", "mount proc", error))?;
     }
-    apply_to(&devices, network, &nics.socket)
+    apply_to(&devices, network, &nics.socket)?;
+    nics.keep(&network.interfaces, devices);
+    Ok(())
 }
 
 /// Refuses what the kernel would not be asked, or would misunderstand.
@@ -83,9 +99,10 @@ fn is_name(name: &str) -> bool {
             .any(|byte| matches!(byte, b'/' | b':' | b'%' | 0 | 0x0b) || byte.is_ascii_whitespace())
 }
 
-/// Sets devices up as the interfaces of the network. They are down; /proc is mounted if there are kernel parameters.
+/// Sets devices up as the interfaces of the network. New ones are down; /proc is mounted if there are kernel parameters.
 pub(crate) fn apply_to(devices: &[Nic], network: &Network, socket: &Socket) -> Result<(), StartError> {
-    for (device, interface) in devices.iter().zip(&network.interfaces) {
+    for (device, interface) in devices.iter().zip(&network.interfaces).filter(|(device, _)| !device.is_set_up)
+    {
         set_features(device, interface, socket)?;
     }
     let send = |requests: Requests<About>| {
@@ -99,6 +116,10 @@ pub(crate) fn apply_to(devices: &[Nic], network: &Network, socket: &Socket) -> R
     }
     set_up(&mut requests, devices, network);
     add_routes(&mut requests, devices, network);
+    if devices.iter().any(|device| device.is_set_up) {
+        // Most of it is there.
+        requests.replace();
+    }
     send(requests)
 }
 
@@ -124,21 +145,25 @@ fn set_features(device: &Nic, interface: &Interface, socket: &Socket) -> Result<
 
 /// Gives the devices the names of the interfaces.
 fn rename(requests: &mut Requests<About>, devices: &[Nic], network: &Network) {
-    let names = devices.iter().zip(&network.interfaces);
-    let names: Vec<_> = names
+    let new: Vec<usize> = (0..devices.len()).filter(|number| !devices[*number].is_set_up).collect();
+    let names: Vec<_> = new
+        .iter()
+        .map(|number| (&devices[*number], &network.interfaces[*number]))
         .map(|(device, interface)| (interface.window, device.name.as_str(), interface.name.as_str()))
         .collect();
     for (number, name) in renames(&names) {
         let link = Link { name: Some(&name), ..Link::default() };
-        requests.set_link(About::Interface(number), devices[number].index, link);
+        requests.set_link(About::Interface(new[number]), devices[new[number]].index, link);
     }
 }
 
 /// Makes the interfaces ready for packets, with their addresses.
 fn set_up(requests: &mut Requests<About>, devices: &[Nic], network: &Network) {
     for (number, (device, interface)) in devices.iter().zip(&network.interfaces).enumerate() {
-        let link = Link { name: None, mac: Some(interface.mac), mtu: Some(interface.mtu), up: true };
-        requests.set_link(About::Interface(number), device.index, link);
+        if !device.is_set_up {
+            let link = Link { name: None, mac: Some(interface.mac), mtu: Some(interface.mtu), up: true };
+            requests.set_link(About::Interface(number), device.index, link);
+        }
         for (at, address) in interface.addresses.iter().enumerate() {
             requests.add_address(About::Address(number, at), device.index, address);
         }

@@ -72,6 +72,17 @@ impl<T> Requests<T> {
         }
     }
 
+    /// What a request would add and is there already is replaced by it.
+    pub(crate) fn replace(&mut self) {
+        for (start, _) in &self.starts {
+            let flags = &mut self.bytes[start + 6..start + 8];
+            let set = u16::from_ne_bytes([flags[0], flags[1]]);
+            if set & EXCLUSIVE != 0 {
+                flags.copy_from_slice(&(set & !EXCLUSIVE | REPLACE).to_ne_bytes());
+            }
+        }
+    }
+
     /// Has the kernel do them, and returns what the first was about that it could not do, with its reason.
     pub(crate) fn send(mut self, socket: &Socket) -> Result<(), (T, Errno)> {
         let failure = self.chunks().into_iter().find_map(|(first, last)| {

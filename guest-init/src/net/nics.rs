@@ -21,6 +21,8 @@ use crate::sys::{EthtoolCommand, ethtool};
 const NETWORK_DEVICES: &CStr = c"class/net";
 /// Below a sysfs: takes the name of a device that the driver of the windows is to look at again.
 const BIND: &CStr = c"bus/platform/drivers/virtio-mmio/bind";
+/// And the name of one that it is to leave.
+const UNBIND: &CStr = c"bus/platform/drivers/virtio-mmio/unbind";
 /// A window's name among all devices, before its number.
 const WINDOW: &str = "virtio-mmio.";
 
@@ -33,14 +35,18 @@ pub(crate) struct Nic {
     pub(crate) name: String,
     /// Queue pairs that the driver uses.
     pub(crate) queue_pairs: u32,
+    /// It is an interface of the pod already.
+    pub(crate) is_set_up: bool,
 }
 
 /// What it takes to find network devices and to set them up.
 pub(crate) struct Nics {
     pub(crate) socket: Socket,
     sysfs: OwnedFd,
-    /// Those of the boot that have not been set up yet, with their windows.
+    /// Those of the boot that have not been taken yet, with their windows.
     found: Vec<(u8, Nic)>,
+    /// Those that are set up, likewise.
+    ready: Vec<(u8, Nic)>,
 }
 
 impl Nics {
@@ -57,19 +63,25 @@ impl Nics {
             nics.into_iter().map(|(window, name)| Ok((window, nic(&socket, name)?))).collect()
         };
         let found = look().map_err(|error| failed("network", "look for network devices", error))?;
-        Ok(Self { socket, sysfs, found })
+        Ok(Self { socket, sysfs, found, ready: Vec::new() })
     }
 
     /// The devices of the interfaces.
     pub(crate) fn take(&mut self, interfaces: &[Interface]) -> Result<Vec<Nic>, StartError> {
-        let is_found = |nics: &Self, window| nics.found.iter().any(|(other, _)| *other == window);
+        let known = |nics: &Self, window| {
+            nics.found
+                .iter()
+                .chain(&nics.ready)
+                .find(|(other, _)| *other == window)
+                .map(|(_, nic)| nic.clone())
+        };
         let fail = |interface: &Interface, action, error: io::Error| {
             failed(format_args!("network: interface {}", interface.name), action, error)
         };
         let (mut look, mut later) = (false, Vec::new());
-        for interface in interfaces.iter().filter(|interface| !is_found(self, interface.window)) {
+        for interface in interfaces.iter().filter(|interface| known(self, interface.window).is_none()) {
             let window = interface.window;
-            bind(self.sysfs.as_fd(), window)
+            tell(self.sysfs.as_fd(), BIND, window)
                 .map_err(|error| fail(interface, format!("bind {WINDOW}{window}"), error.into()))?;
             look = true;
         }
@@ -79,8 +91,9 @@ impl Nics {
         }
         let mut take = |interface: &Interface| {
             let window = interface.window;
-            if let Some(at) = self.found.iter().position(|(other, _)| *other == window) {
-                return Ok(self.found.swap_remove(at).1);
+            if let Some(nic) = known(self, window) {
+                self.found.retain(|(other, _)| *other != window);
+                return Ok(nic);
             }
             let Some(at) = later.iter().position(|(other, _)| *other == window) else {
                 let field = format_args!("network: interface {}", interface.name);
@@ -90,6 +103,33 @@ impl Nics {
             nic(&self.socket, name).map_err(|error| fail(interface, "look at its device".to_owned(), error))
         };
         interfaces.iter().map(&mut take).collect()
+    }
+
+    /// These devices are the interfaces now.
+    pub(crate) fn keep(&mut self, interfaces: &[Interface], devices: Vec<Nic>) {
+        for (interface, nic) in interfaces.iter().zip(devices).filter(|(_, nic)| !nic.is_set_up) {
+            self.ready.push((interface.window, Nic { is_set_up: true, ..nic }));
+        }
+    }
+
+    /// Takes the devices of new interfaces away again, which could not be set up.
+    pub(crate) fn remove_new(&mut self, interfaces: &[Interface]) -> Result<(), StartError> {
+        let is_ready = |window| self.ready.iter().any(|(other, _)| *other == window);
+        let new = interfaces.iter().map(|interface| interface.window).filter(|window| !is_ready(*window));
+        self.remove(&new.collect::<Vec<_>>())
+    }
+
+    /// Takes the devices of the boot away that nobody has taken: they would be interfaces that lead nowhere.
+    pub(crate) fn remove_untaken(&mut self) -> Result<(), StartError> {
+        let untaken: Vec<u8> = self.found.drain(..).map(|(window, _)| window).collect();
+        self.remove(&untaken)
+    }
+
+    fn remove(&self, windows: &[u8]) -> Result<(), StartError> {
+        windows.iter().try_for_each(|window| {
+            tell(self.sysfs.as_fd(), UNBIND, *window)
+                .map_err(|error| failed("network", format_args!("unbind {WINDOW}{window}"), error))
+        })
     }
 }
 
@@ -103,14 +143,14 @@ pub(crate) fn nic(socket: &Socket, name: String) -> io::Result<Nic> {
         Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => 1,
         Err(error) => return Err(error),
     };
-    Ok(Nic { index, name, queue_pairs })
+    Ok(Nic { index, name, queue_pairs, is_set_up: false })
 }
 
-/// Has the driver look at a window. Whether it has it already does not matter.
-fn bind(sysfs: BorrowedFd<'_>, window: u8) -> rustix::io::Result<()> {
-    let file = openat(sysfs, BIND, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+/// Has the driver look at a window or leave it. Whether it has it, or has not, already does not matter.
+fn tell(sysfs: BorrowedFd<'_>, what: &CStr, window: u8) -> rustix::io::Result<()> {
+    let file = openat(sysfs, what, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     match write(&file, format!("{WINDOW}{window}").as_bytes()) {
-        Ok(_) | Err(Errno::BUSY) => Ok(()),
+        Ok(_) | Err(Errno::BUSY | Errno::NODEV) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -175,18 +215,18 @@ mod tests {
     #[test]
     fn the_driver_is_told_which_window_to_look_at() {
         let (directory, sysfs) = sysfs(&[]);
-        assert_eq!(bind(sysfs.as_fd(), 4), Err(Errno::NOENT));
+        assert_eq!(tell(sysfs.as_fd(), BIND, 4), Err(Errno::NOENT));
         let driver = directory.path().join("bus/platform/drivers/virtio-mmio");
         fs::create_dir_all(&driver).unwrap();
         fs::write(driver.join("bind"), "").unwrap();
-        bind(sysfs.as_fd(), 4).unwrap();
+        tell(sysfs.as_fd(), BIND, 4).unwrap();
         assert_eq!(fs::read_to_string(driver.join("bind")).unwrap(), "virtio-mmio.4");
     }
 
     #[test]
     fn a_window_without_a_network_device_is_an_error_of_its_interface() {
         let (directory, sysfs) = sysfs(&[]);
-        let mut nics = Nics { socket: Socket::new().unwrap(), sysfs, found: Vec::new() };
+        let mut nics = Nics { socket: Socket::new().unwrap(), sysfs, found: Vec::new(), ready: Vec::new() };
         let interface = crate::net::apply::tests::interface(4, "net1");
         let error = nics.take(std::slice::from_ref(&interface)).unwrap_err();
         assert_eq!(error.message, "network: interface net1: bind virtio-mmio.4: No such file or directory");
@@ -197,13 +237,43 @@ mod tests {
         assert_eq!(error.message, "network: interface net1: virtio-mmio.4 is no free network device");
     }
 
+    /// Devices of the boot, behind these windows.
+    fn found(sysfs: OwnedFd, windows: &[u8]) -> Nics {
+        let nic = |window: &u8| {
+            let name = format!("eth{window}");
+            (*window, Nic { index: u32::from(*window), name, queue_pairs: 1, is_set_up: false })
+        };
+        let found = windows.iter().map(nic).collect();
+        Nics { socket: Socket::new().unwrap(), sysfs, found, ready: Vec::new() }
+    }
+
     #[test]
-    fn a_device_of_the_boot_is_taken_once_and_without_looking() {
+    fn a_device_is_taken_without_looking_and_known_when_it_was_kept() {
         let (_directory, sysfs) = sysfs(&[]);
-        let known = Nic { index: 2, name: "eth0".to_owned(), queue_pairs: 1 };
-        let mut nics = Nics { socket: Socket::new().unwrap(), sysfs, found: vec![(3, known.clone())] };
+        let mut nics = found(sysfs, &[3]);
         let interface = [crate::net::apply::tests::interface(3, "eth0")];
-        assert_eq!(nics.take(&interface).unwrap(), [known]);
+        let devices = nics.take(&interface).unwrap();
+        assert_eq!((devices[0].index, devices[0].is_set_up), (3, false));
         assert!(nics.take(&interface).is_err());
+        nics.keep(&interface, devices);
+        assert!(nics.take(&interface).unwrap()[0].is_set_up);
+    }
+
+    #[test]
+    fn devices_that_are_no_interfaces_are_taken_away_and_others_stay() {
+        let (directory, sysfs) = sysfs(&[]);
+        let driver = directory.path().join("bus/platform/drivers/virtio-mmio");
+        fs::create_dir_all(&driver).unwrap();
+        fs::write(driver.join("unbind"), "").unwrap();
+        let told = || fs::read_to_string(driver.join("unbind")).unwrap();
+        let mut nics = found(sysfs, &[3, 4]);
+        let [first, second] = [3, 5].map(|window| crate::net::apply::tests::interface(window, "eth0"));
+        let devices = nics.take(std::slice::from_ref(&first)).unwrap();
+        nics.keep(std::slice::from_ref(&first), devices);
+        nics.remove_untaken().unwrap();
+        assert_eq!(told(), "virtio-mmio.4");
+        nics.remove_untaken().unwrap();
+        nics.remove_new(&[first, second]).unwrap();
+        assert_eq!(told(), "virtio-mmio.5");
     }
 }

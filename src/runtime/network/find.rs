@@ -7,6 +7,7 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 
+use super::link::Link;
 use super::netlink::Socket;
 use super::{MAX_INTERFACES, address, link, route, sysctl};
 
@@ -17,15 +18,18 @@ pub(crate) struct Found {
     pub(crate) network: Network,
     /// For each interface of [`Self::network`] its index in the namespace.
     pub(super) indexes: Vec<u32>,
+    /// And whether the pod has it already.
+    pub(super) joined: Vec<bool>,
 }
 
-/// Looks at this thread's namespace.
+/// Looks at this thread's namespace. `later`: for a pod that has some of the interfaces, at those and at the ones with these
+/// names, or at all.
 ///
 /// # Errors
 /// Something in it cannot be had in a pod, or the kernel does not say what is there.
-pub(super) fn find() -> anyhow::Result<Found> {
+pub(super) fn find(later: Option<&[String]>) -> anyhow::Result<Found> {
     let mut socket = Socket::route().context("cannot open a netlink socket")?;
-    let mut found = interfaces(&mut socket)?;
+    let mut found = interfaces(&mut socket, later)?;
     let number = |index: u32| {
         let position = found.indexes.iter().position(|other| *other == index)?;
         u8::try_from(position).ok()
@@ -51,7 +55,34 @@ pub(super) fn find() -> anyhow::Result<Found> {
 
     let names = found.network.interfaces.iter().map(|interface| interface.name.as_str());
     found.network.sysctl = sysctl::find(names).context("cannot read its parameters below /proc/sys")?;
+    if later.is_some() {
+        let interfaces = found.network.interfaces.iter().zip(&found.joined);
+        let new: Vec<String> = interfaces
+            .filter(|(_, joined)| !**joined)
+            .map(|(interface, _)| format!("/conf/{}/", interface.name))
+            .collect();
+        found.network.sysctl.retain(|(name, _)| new.iter().any(|new| name.contains(new)));
+    }
     Ok(found)
+}
+
+/// An interface of this thread's namespace is one for a pod, as far as that can be seen without its addresses, and no pod has it.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn has_new() -> anyhow::Result<bool> {
+    let links = links()?;
+    let is_new = |link: &Link| !is_joined(&links, link) && !matches!(link.mac(false), Ok(None));
+    Ok(links.iter().any(is_new))
+}
+
+/// Index and name of each interface of this thread's namespace but for loopback and our taps.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn names() -> anyhow::Result<Vec<(u32, String)>> {
+    let links = links()?.into_iter().filter(|link| !link.is_of_every_pod());
+    Ok(links.map(|link| (link.index, link.name)).collect())
 }
 
 /// The indexes of all interfaces of this thread's namespace.
@@ -59,12 +90,21 @@ pub(super) fn find() -> anyhow::Result<Found> {
 /// # Errors
 /// The kernel's.
 pub(super) fn indexes() -> anyhow::Result<Vec<u32>> {
+    Ok(links()?.into_iter().map(|link| link.index).collect())
+}
+
+fn links() -> anyhow::Result<Vec<Link>> {
     let links = Socket::route().and_then(|mut socket| link::all(&mut socket));
-    Ok(links.context("cannot list its interfaces")?.into_iter().map(|link| link.index).collect())
+    links.context("cannot list its interfaces")
+}
+
+/// A pod has it: its tap is there.
+fn is_joined(links: &[Link], link: &Link) -> bool {
+    links.iter().any(|other| other.is_tap_of(link.index))
 }
 
 /// The pod's interfaces with their addresses.
-fn interfaces(socket: &mut Socket) -> anyhow::Result<Found> {
+fn interfaces(socket: &mut Socket, later: Option<&[String]>) -> anyhow::Result<Found> {
     let links = link::all(socket).context("cannot list its interfaces")?;
     let answers = socket.list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()));
     let addresses: Vec<AddressMessage> = answers
@@ -76,14 +116,34 @@ fn interfaces(socket: &mut Socket) -> anyhow::Result<Found> {
         })
         .collect();
 
+    let named = later.unwrap_or_default();
+    if let Some(name) = named.iter().find(|name| links.iter().all(|link| link.name != **name)) {
+        bail!("there is no interface {name}");
+    }
     let mut found = Found::default();
-    for link in links {
+    for link in &links {
+        let joined = later.is_some() && is_joined(&links, link);
+        let is_named = named.contains(&link.name);
+        if !joined && !is_named && !named.is_empty() {
+            continue;
+        }
         let mut own = addresses.iter().filter(|address| address.header.index == link.index).peekable();
-        let Some(mac) = link.mac(own.peek().is_some())? else { continue };
+        let mac = match link.mac(own.peek().is_some()) {
+            Ok(Some(mac)) => mac,
+            // What the pod has of it stays, whatever it has become.
+            Ok(None) | Err(_) if joined => continue,
+            Ok(None) if is_named => bail!(
+                "interface {} is none for a pod: loopback, a port of a bridge, a tap of crx, or down; set it up",
+                link.name
+            ),
+            Ok(None) => continue,
+            Err(error) => return Err(error),
+        };
         found.indexes.push(link.index);
+        found.joined.push(joined);
         found.network.interfaces.push(Interface {
             window: 0,
-            name: link.name,
+            name: link.name.clone(),
             mac,
             mtu: link.mtu,
             queue_pairs: 0,

@@ -67,6 +67,16 @@ impl Link {
         link
     }
 
+    /// The loopback interface, or one of our taps.
+    pub(super) fn is_of_every_pod(&self) -> bool {
+        self.loopback || self.name.starts_with(tap::PREFIX) && self.kind == Some(InfoKind::Tun)
+    }
+
+    /// It is our tap of the interface with this index.
+    pub(super) fn is_tap_of(&self, index: u32) -> bool {
+        self.kind == Some(InfoKind::Tun) && self.name == tap::name(index)
+    }
+
     /// Its hardware address if the interface is the pod's, nothing if it is nobody's: the loopback interface, which every pod
     /// has of its own; our taps; ports of a bridge or bond; and what is down and has no address, as the tunnels which the kernel
     /// puts into every namespace are.
@@ -75,8 +85,7 @@ impl Link {
     /// It is the pod's and cannot be had in a VM.
     pub(super) fn mac(&self, has_addresses: bool) -> anyhow::Result<Option<[u8; 6]>> {
         let name = &self.name;
-        let ours = self.name.starts_with(tap::PREFIX) && self.kind == Some(InfoKind::Tun);
-        if self.loopback || ours || self.has_master {
+        if self.is_of_every_pod() || self.has_master {
             return Ok(None);
         }
         // Older kernels do not name the device, but what they name no kind for is one.

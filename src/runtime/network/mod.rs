@@ -41,7 +41,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 pub(crate) use find::Found;
 
-use super::pod::FIRST_NIC_WINDOW;
+use super::channel::Joint;
 
 /// Interfaces that a pod has at most: one for each of the VM's windows for network devices.
 pub(crate) const MAX_INTERFACES: usize = 4;
@@ -71,12 +71,16 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// The namespace, if it has a path that outlives the pod.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Namespace(path) => Some(path),
-            _ => None,
-        }
+    /// The namespace of the host, as far as others than the pod may put interfaces into it.
+    ///
+    /// # Errors
+    /// There is no current directory.
+    pub(crate) fn path(&self, pid: u32) -> std::io::Result<Option<PathBuf>> {
+        Ok(match self {
+            Self::Namespace(path) => Some(std::path::absolute(path)?),
+            Self::Hooks => Some(of_process(pid)),
+            Self::Nat { .. } | Self::Passt { .. } => None,
+        })
     }
 
     /// Whom the pod asks for names, unless that is a matter of whoever prepared its network.
@@ -88,17 +92,14 @@ impl Source {
         }
     }
 
-    /// There may be interfaces: nobody knows before hooks have run, or there are. What cannot be a pod's is refused here already,
-    /// before anything is made for it.
+    /// Refuses what cannot be a pod's, before anything is made for it; unless hooks have yet to prepare it.
     ///
     /// # Errors
     /// Those of [`Namespace::find`].
-    pub(crate) fn has_interfaces(&self, hooks: bool) -> anyhow::Result<bool> {
+    pub(crate) fn check(&self, hooks: bool) -> anyhow::Result<()> {
         match self {
-            Self::Namespace(path) if !hooks => {
-                Ok(!Namespace::open(path)?.find()?.network.interfaces.is_empty())
-            }
-            _ => Ok(true),
+            Self::Namespace(path) if !hooks => Namespace::open(path)?.find().map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -109,16 +110,21 @@ impl Source {
     pub(crate) fn join(self, pid: u32, queue_pairs: u8) -> anyhow::Result<Joined> {
         let namespace = match self {
             Self::Namespace(path) => Namespace::open(&path)?,
-            Self::Hooks => Namespace::open(Path::new(&format!("/proc/{pid}/ns/net")))?,
+            Self::Hooks => Namespace::open(&of_process(pid))?,
             Self::Nat { ports, reserved } => {
-                let mut joined = nat::nat(&Namespace::own()?, &ports, queue_pairs, FIRST_NIC_WINDOW)?;
+                let mut joined = nat::nat(&Namespace::own()?, &ports, queue_pairs)?;
                 joined.held.extend(reserved);
                 return Ok(joined);
             }
-            Self::Passt { ports } => return passt::passt(&ports, queue_pairs, FIRST_NIC_WINDOW),
+            Self::Passt { ports } => return passt::passt(&ports, queue_pairs),
         };
-        namespace.join(namespace.find()?, queue_pairs, FIRST_NIC_WINDOW)
+        namespace.join(namespace.find()?, queue_pairs)
     }
+}
+
+/// The network namespace of a process.
+fn of_process(pid: u32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
 }
 
 /// A network namespace of the host, held by a descriptor.
@@ -133,10 +139,22 @@ pub(crate) struct Namespace {
 pub(crate) struct Joined {
     /// What the guest is to make of its devices.
     pub(crate) network: crx_proto::Network,
-    /// For each interface of [`Self::network`] a descriptor for each queue pair. The tap is gone when they are closed.
+    /// For each interface of [`Self::network`] its index in the namespace.
+    pub(crate) indexes: Vec<u32>,
+    /// And a descriptor for each queue pair, none for one that the pod has already. The tap is gone when they are closed.
     pub(crate) taps: Vec<Vec<OwnedFd>>,
     /// What else has to stay open as long as the pod lives.
     pub(crate) held: Vec<OwnedFd>,
+}
+
+impl Joined {
+    /// As it goes to the VMM process: the network, what there is for each of its interfaces, and the descriptors.
+    pub(crate) fn into_parts(self) -> (crx_proto::Network, Vec<Joint>, Vec<OwnedFd>) {
+        let Self { network, indexes, taps, held } = self;
+        let joints = indexes.iter().zip(&taps);
+        let joints = joints.map(|(index, taps)| Joint { index: *index, taps: taps.len() as u8 }).collect();
+        (network, joints, taps.into_iter().flatten().chain(held).collect())
+    }
 }
 
 impl Namespace {
@@ -192,35 +210,78 @@ impl Namespace {
     /// # Errors
     /// Something in it cannot be had in a pod, or the kernel does not say what is there.
     pub(crate) fn find(&self) -> anyhow::Result<Found> {
-        self.within(find::find)
+        self.within(|| find::find(None))
     }
 
-    /// Joins each interface that was found to a new tap with `queue_pairs` queues in each direction, and hands out the
-    /// windows from `first_window` on. Joinings of a pod that is gone are replaced.
+    /// Looks again, for a pod that has some of the interfaces: at those, and at those with one of these names (without any: at all).
+    /// Of kernel parameters only those of new interfaces are found.
+    ///
+    /// # Errors
+    /// As [`Self::find`]; or there is no such interface.
+    pub(crate) fn find_later(&self, names: &[String]) -> anyhow::Result<Found> {
+        self.within(|| find::find(Some(names)))
+    }
+
+    /// True if an interface is there that [`Self::find_later`] would look at and no pod has. Asks for one list.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn has_new(&self) -> anyhow::Result<bool> {
+        self.within(find::has_new)
+    }
+
+    /// The interfaces but for loopback and our taps: index and name.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn names(&self) -> anyhow::Result<Vec<(u32, String)>> {
+        self.within(find::names)
+    }
+
+    /// Joins each interface that was found, and that the pod does not have, to a new tap with `queue_pairs` queues in each direction.
+    /// Joinings of a pod that is gone are replaced.
     ///
     /// # Errors
     /// An interface has vanished, is joined to another pod, or the kernel refuses; nothing is joined then.
-    pub(crate) fn join(&self, found: Found, queue_pairs: u8, first_window: u8) -> anyhow::Result<Joined> {
+    pub(crate) fn join(&self, found: Found, queue_pairs: u8) -> anyhow::Result<Joined> {
         self.within(|| {
-            let Found { mut network, indexes } = found;
+            let Found { mut network, indexes, joined } = found;
             let mut taps = Vec::new();
-            for (number, (interface, index)) in network.interfaces.iter_mut().zip(&indexes).enumerate() {
-                interface.window = first_window + number as u8;
+            for ((interface, index), joined) in network.interfaces.iter_mut().zip(&indexes).zip(&joined) {
                 interface.queue_pairs = queue_pairs;
                 interface.offloads = true;
-                match join_one(number, interface, *index) {
+                if *joined {
+                    taps.push(Vec::new());
+                    continue;
+                }
+                match join_one(interface, *index) {
                     Ok(tap) => taps.push(tap),
                     Err(error) => {
+                        let new = indexes.iter().zip(&taps).filter(|(_, taps)| !taps.is_empty());
+                        let new: Vec<u32> = new.map(|(index, _)| *index).collect();
                         drop(taps);
                         // What is joined to a tap that is gone would swallow every frame.
-                        for index in &indexes[..number] {
-                            let _ = redirect::remove_stale(*index);
+                        for index in new {
+                            let _ = redirect::remove_stale(index);
                         }
                         return Err(error);
                     }
                 }
             }
-            Ok(Joined { network, taps, held: Vec::new() })
+            Ok(Joined { network, indexes, taps, held: Vec::new() })
+        })
+    }
+
+    /// Takes back what was joined just now to taps that the pod has not taken, or that it closes.
+    ///
+    /// # Errors
+    /// The kernel's, but an interface may be gone.
+    pub(crate) fn part_from(&self, joints: &[Joint]) -> anyhow::Result<()> {
+        self.within(|| {
+            for joint in joints.iter().filter(|joint| joint.taps > 0) {
+                redirect::remove(joint.index).context("cannot part an interface from its tap")?;
+            }
+            Ok(())
         })
     }
 
@@ -264,14 +325,14 @@ fn is_namespace(path: &Path) -> bool {
 }
 
 /// Joins one interface to a tap.
-fn join_one(number: usize, interface: &crx_proto::Interface, index: u32) -> anyhow::Result<Vec<OwnedFd>> {
+fn join_one(interface: &crx_proto::Interface, index: u32) -> anyhow::Result<Vec<OwnedFd>> {
     let name = &interface.name;
     let explained = |error: io::Error| match error.raw_os_error() {
         Some(libc::ENODEV) => anyhow::anyhow!("interface {name} has vanished"),
         _ => anyhow::Error::new(error).context(format!("interface {name} cannot be joined to a tap")),
     };
     redirect::remove_stale(index).map_err(explained)?;
-    let tap = tap::Tap::new(number, interface.queue_pairs, interface.mtu)?;
+    let tap = tap::Tap::new(index, interface.queue_pairs, interface.mtu)?;
     let redirected = redirect::add(tap.index, index).and_then(|()| redirect::add(index, tap.index));
     match redirected {
         Ok(()) => Ok(tap.queues),

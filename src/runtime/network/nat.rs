@@ -45,12 +45,7 @@ const MTU: u32 = 1500;
 ///
 /// # Errors
 /// The host has no nftables with masquerading, no free addresses, or this process no rights.
-pub(crate) fn nat(
-    host: &Namespace,
-    ports: &[Port],
-    queue_pairs: u8,
-    first_window: u8,
-) -> anyhow::Result<Joined> {
+pub(crate) fn nat(host: &Namespace, ports: &[Port], queue_pairs: u8) -> anyhow::Result<Joined> {
     let pod = Namespace::new_empty()?;
     let (number, table) = host.within(|| {
         let number = claim(&pod).context("cannot make a pair of interfaces")?;
@@ -61,7 +56,7 @@ pub(crate) fn nat(
     let mut found = pod.find()?;
     // They come from the host's own, in which nobody has set anything for this pod.
     found.network.sysctl.clear();
-    let mut joined = pod.join(found, queue_pairs, first_window)?;
+    let mut joined = pod.join(found, queue_pairs)?;
     joined.held.push(table);
     Ok(joined)
 }

@@ -121,17 +121,17 @@ fn exchange(joined: &Joined, world: &TestNamespace) -> IpAddr {
 #[test]
 fn a_pod_reaches_the_world_under_the_host_s_address_and_leaves_nothing_behind() {
     let (host, world) = host();
-    let joined = nat(&host.namespace, &[], 1, 3).unwrap();
+    let joined = nat(&host.namespace, &[], 1).unwrap();
     assert_eq!(names(&host), ["lo", "uplink", "crx-nat0"]);
     let interface = &joined.network.interfaces[0];
-    assert_eq!((interface.name.as_str(), interface.window), ("eth0", 3));
+    assert_eq!(interface.name, "eth0");
     assert_eq!(interface.addresses[0].ip, IpAddr::V4(Ipv4Addr::new(198, 19, 0, 2)));
     assert_eq!(joined.network.sysctl, []);
     assert_eq!(exchange(&joined, &world).to_string(), "203.0.113.2");
     drop(joined);
     wait_until_gone(&host);
     // And its table is gone: one of the same name can be made.
-    let again = nat(&host.namespace, &[], 1, 3).unwrap();
+    let again = nat(&host.namespace, &[], 1).unwrap();
     assert_eq!(names(&host), ["lo", "uplink", "crx-nat0"]);
     assert_eq!(exchange(&again, &world).to_string(), "203.0.113.2");
 }
@@ -139,7 +139,7 @@ fn a_pod_reaches_the_world_under_the_host_s_address_and_leaves_nothing_behind() 
 #[test]
 fn nothing_leaves_the_host_under_an_address_that_is_not_the_pod_s() {
     let (host, world) = host();
-    let joined = nat(&host.namespace, &[], 1, 3).unwrap();
+    let joined = nat(&host.namespace, &[], 1).unwrap();
     let (pod, server) = (Pod::new(&joined), server(&world));
     pod.say([10, 9, 9, 9], b"forged");
     pod.say(pod.own, b"honest");
@@ -151,7 +151,7 @@ fn nothing_leaves_the_host_under_an_address_that_is_not_the_pod_s() {
 #[test]
 fn pods_have_different_networks() {
     let (host, world) = host();
-    let pods: Vec<Joined> = (0..3).map(|_| nat(&host.namespace, &[], 2, 3).unwrap()).collect();
+    let pods: Vec<Joined> = (0..3).map(|_| nat(&host.namespace, &[], 2).unwrap()).collect();
     let addresses: Vec<String> =
         pods.iter().map(|pod| pod.network.interfaces[0].addresses[0].ip.to_string()).collect();
     assert_eq!(addresses, ["198.19.0.2", "198.19.0.6", "198.19.0.10"]);
@@ -168,30 +168,30 @@ fn networks_that_the_host_has_routes_to_are_left_alone() {
         let gateway = gateway.clone();
         host.route(network, RouteType::Unicast, Some("uplink"), |route| route.attributes.push(gateway));
     }
-    let joined = nat(&host.namespace, &[], 1, 3).unwrap();
+    let joined = nat(&host.namespace, &[], 1).unwrap();
     assert_eq!(joined.network.interfaces[0].addresses[0].ip.to_string(), "198.19.0.14");
     assert_eq!(exchange(&joined, &world).to_string(), "203.0.113.2");
     drop(joined);
     host.route("198.19.0.0/16", RouteType::Unicast, Some("uplink"), |route| route.attributes.push(gateway));
-    let error = format!("{:#}", nat(&host.namespace, &[], 1, 3).unwrap_err());
+    let error = format!("{:#}", nat(&host.namespace, &[], 1).unwrap_err());
     assert!(error.contains("all networks of 198.19.0.0/16 are taken"), "{error}");
 }
 
 #[test]
 fn the_largest_packet_is_that_of_the_host_s_way_out() {
     let (host, _world) = host();
-    assert_eq!(nat(&host.namespace, &[], 1, 3).unwrap().network.interfaces[0].mtu, 1500);
+    assert_eq!(nat(&host.namespace, &[], 1).unwrap().network.interfaces[0].mtu, 1500);
     host.change("uplink", Default::default(), Default::default(), vec![LinkAttribute::Mtu(1400)]);
     host.route("0.0.0.0/0", RouteType::Unicast, Some("uplink"), |route| {
         route.attributes.remove(0);
         route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(SERVER.into())));
     });
-    assert_eq!(nat(&host.namespace, &[], 1, 3).unwrap().network.interfaces[0].mtu, 1400);
+    assert_eq!(nat(&host.namespace, &[], 1).unwrap().network.interfaces[0].mtu, 1400);
 }
 
 /// A pod behind `host` with this --publish, whose sender and receiver of datagrams has port 5000.
 fn published(host: &TestNamespace, ports: &str) -> Joined {
-    nat(&host.namespace, &super::super::publish::parse(ports).unwrap(), 1, 3).unwrap()
+    nat(&host.namespace, &super::super::publish::parse(ports).unwrap(), 1).unwrap()
 }
 
 const HOST: [u8; 4] = [203, 0, 113, 2];

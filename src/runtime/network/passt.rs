@@ -36,13 +36,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// pasta is not there or refuses, or those of [`Namespace::join`].
-pub(super) fn passt(ports: &[Port], queue_pairs: u8, first_window: u8) -> anyhow::Result<Joined> {
+pub(super) fn passt(ports: &[Port], queue_pairs: u8) -> anyhow::Result<Joined> {
     let mut pasta = Pasta::start(ports)?;
     let namespace = pasta.namespace()?;
     let mut found = namespace.find()?;
     // They are the kernel's own, in which nobody has set anything for this pod.
     found.network.sysctl.clear();
-    let mut joined = namespace.join(found, queue_pairs, first_window)?;
+    let mut joined = namespace.join(found, queue_pairs)?;
     joined.held.extend([pasta.socket.into(), pasta.stderr.into()]);
     Ok(joined)
 }

@@ -60,6 +60,21 @@ pub(super) fn remove_stale(from: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the redirection from an interface, wherever it leads. One without, or that is gone, is fine.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn remove(from: u32) -> io::Result<()> {
+    let removed = Socket::route()?.request(RouteNetlinkMessage::DelQueueDiscipline(ingress(from)), 0);
+    match removed {
+        // EINVAL: its ingress qdisc is gone.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)) => {
+            Ok(())
+        }
+        removed => removed,
+    }
+}
+
 fn ingress(index: u32) -> TcMessage {
     let mut message = TcMessage::with_index(index.cast_signed());
     message.header.handle = QDISC;

@@ -6,8 +6,14 @@ use anyhow::Context;
 
 use super::{link, netlink::Socket, sys};
 
-/// How the names of our taps begin; the rest is the interface's number.
+/// How the names of our taps begin.
 pub(super) const PREFIX: &str = "crx-tap";
+
+/// The name of the tap of the interface with this index: whoever sees it in a list of interfaces knows that a pod has that one.
+/// At most 15 bytes, as names of interfaces have.
+pub(super) fn name(index: u32) -> String {
+    format!("{PREFIX}{index:x}")
+}
 
 /// A tap of this thread's namespace.
 pub(super) struct Tap {
@@ -18,13 +24,13 @@ pub(super) struct Tap {
 }
 
 impl Tap {
-    /// Makes the tap for interface number `number` and sets it up, with `queue_pairs` descriptors; frames in them have a
+    /// Makes the tap for the interface with index `of` and sets it up, with `queue_pairs` descriptors; frames in them have a
     /// virtio-net header before them. It is gone when they are closed.
     ///
     /// # Errors
     /// There is such a tap, or the host has none.
-    pub(super) fn new(number: usize, queue_pairs: u8, mtu: u32) -> anyhow::Result<Self> {
-        let name = format!("{PREFIX}{number}");
+    pub(super) fn new(of: u32, queue_pairs: u8, mtu: u32) -> anyhow::Result<Self> {
+        let name = name(of);
         let queues = open(&name, queue_pairs)?;
         let index = configure(&name, mtu).with_context(|| format!("tap {name} cannot be set up"))?;
         Ok(Self { index, queues })

@@ -177,10 +177,10 @@ fn frames_go_through_the_tap_both_ways_and_again_after_it_is_gone() {
     pod.change("eth0", LinkFlags::empty(), LinkFlags::empty(), vec![LinkAttribute::Mtu(9000)]);
     let namespace = open(&pod);
     for _ in 0..2 {
-        let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
+        let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
         let interface = &joined.network.interfaces[0];
-        assert_eq!((interface.window, interface.queue_pairs, interface.offloads), (3, 1, true));
-        assert!(pod.interfaces().contains(&("crx-tap0".to_owned(), 9000)));
+        assert_eq!((interface.queue_pairs, interface.offloads), (1, true));
+        assert!(pod.interfaces().contains(&(tap::name(pod.index("eth0")), 9000)));
         assert!(gateway_seen_by(&joined).is_some());
         // The tap is no part of what a pod in this namespace has.
         assert_eq!(find(&pod).interfaces.len(), 1);
@@ -193,7 +193,7 @@ fn frames_go_through_the_tap_both_ways_and_again_after_it_is_gone() {
 fn a_tap_has_as_many_queues_as_are_asked_for() {
     let (pod, _host) = pod();
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 4, 3).unwrap();
+    let joined = namespace.join(namespace.find().unwrap(), 4).unwrap();
     assert_eq!((joined.taps[0].len(), joined.network.interfaces[0].queue_pairs), (4, 4));
     assert!(gateway_seen_by(&joined).is_some());
 }
@@ -202,8 +202,8 @@ fn a_tap_has_as_many_queues_as_are_asked_for() {
 fn the_tap_itself_says_nothing_to_the_guest() {
     let (pod, _host) = pod();
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
-    let index = pod.index("crx-tap0");
+    let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
+    let index = pod.index(&tap::name(pod.index("eth0")));
     let found = pod.within(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
     let index = format!("{index:02x}");
     assert!(!found.lines().any(|line| line.split_whitespace().nth(1) == Some(index.as_str())), "{found}");
@@ -211,7 +211,7 @@ fn the_tap_itself_says_nothing_to_the_guest() {
 }
 
 #[test]
-fn every_interface_has_a_tap_and_a_window_in_the_order_of_their_indexes() {
+fn every_interface_has_a_tap_in_the_order_of_their_indexes() {
     let (pod, host) = (TestNamespace::new(), TestNamespace::new());
     for number in 0..4_u8 {
         let mac = [2, 0, 0, 0, 0, number];
@@ -220,14 +220,9 @@ fn every_interface_has_a_tap_and_a_window_in_the_order_of_their_indexes() {
         host.address(&format!("peer{number}"), &format!("10.0.{number}.1/24"));
     }
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
-    let seen: Vec<(u8, &str)> = joined
-        .network
-        .interfaces
-        .iter()
-        .map(|interface| (interface.window, interface.name.as_str()))
-        .collect();
-    assert_eq!(seen, [(3, "net9"), (4, "net8"), (5, "net7"), (6, "net6")]);
+    let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
+    let seen: Vec<&str> = joined.network.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    assert_eq!(seen, ["net9", "net8", "net7", "net6"]);
     for number in 0..4_u8 {
         let queues = &joined.taps[usize::from(number)];
         assert!(ask(queues, [2, 0, 0, 0, 0, number], [10, 0, number, 2], [10, 0, number, 1]).is_some());
@@ -235,6 +230,66 @@ fn every_interface_has_a_tap_and_a_window_in_the_order_of_their_indexes() {
     drop(joined);
     pod.veth("net5", [2, 0, 0, 0, 0, 5], &host, "peer5");
     assert!(refused(&pod).contains("5 interfaces; a pod has at most 4"), "{}", refused(&pod));
+}
+
+#[test]
+fn what_comes_later_is_joined_beside_what_a_pod_has() {
+    let (pod, host) = pod();
+    let namespace = open(&pod);
+    assert!(namespace.has_new().unwrap());
+    let first = namespace.join(namespace.find().unwrap(), 1).unwrap();
+    assert!(!namespace.has_new().unwrap());
+    for number in 1..3_u8 {
+        pod.veth(&format!("net{number}"), [2, 0, 0, 0, 1, number], &host, &format!("other{number}"));
+        pod.address(&format!("net{number}"), &format!("10.0.{number}.2/24"));
+        host.address(&format!("other{number}"), &format!("10.0.{number}.1/24"));
+        pod.sysctl(&format!("net/ipv4/conf/net{number}/arp_ignore"), "1");
+    }
+    pod.sysctl("net/ipv4/conf/eth0/arp_ignore", "1");
+    assert!(namespace.has_new().unwrap());
+
+    let found = namespace.find_later(&["net2".to_owned()]).unwrap();
+    let names = |found: &Found| -> Vec<String> {
+        found.network.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    };
+    assert_eq!(
+        (names(&found), &found.joined),
+        (vec!["eth0".to_owned(), "net2".to_owned()], &vec![true, false])
+    );
+    // What the pod's processes have made of the first is theirs.
+    assert_eq!(found.network.sysctl, [("net/ipv4/conf/net2/arp_ignore".to_owned(), "1".to_owned())]);
+    let named = namespace.join(found, 1).unwrap();
+    assert!(named.taps[0].is_empty());
+    assert!(ask(&named.taps[1], [2, 0, 0, 0, 1, 2], [10, 0, 2, 2], [10, 0, 2, 1]).is_some());
+    assert!(gateway_seen_by(&first).is_some());
+
+    let rest = namespace.find_later(&[]).unwrap();
+    assert_eq!(rest.joined.iter().filter(|joined| !**joined).count(), 1, "net1");
+    let (_, joints, taps) = namespace.join(rest, 1).unwrap().into_parts();
+    assert_eq!(taps.len(), 1);
+    assert!(!namespace.has_new().unwrap());
+    // A pod that does not take them.
+    namespace.part_from(&joints).unwrap();
+    drop(taps);
+    assert!(namespace.has_new().unwrap());
+    assert!(
+        pod.within(|| redirect::add(index_of("net1"), index_of("net2"))).is_ok(),
+        "nothing is left on net1"
+    );
+}
+
+fn index_of(name: &str) -> u32 {
+    link::index_of(&mut netlink::Socket::route().unwrap(), name).unwrap()
+}
+
+#[test]
+fn only_what_can_be_a_pod_s_is_found_by_its_name() {
+    let (pod, _host) = pod();
+    let namespace = open(&pod);
+    for (name, why) in [("eth7", "there is no interface eth7"), ("lo", "interface lo is none for a pod")] {
+        let error = format!("{:#}", namespace.find_later(&[name.to_owned()]).unwrap_err());
+        assert!(error.contains(why), "{error}");
+    }
 }
 
 #[test]
@@ -254,7 +309,7 @@ fn a_macvlan_interface_is_joined() {
     pod.change("eth0", LinkFlags::Up, LinkFlags::Up, vec![]);
     pod.address("eth0", "10.0.0.2/24");
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
+    let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
     assert!(gateway_seen_by(&joined).is_some());
 }
 
@@ -290,7 +345,7 @@ fn an_interface_that_vanishes_is_an_error_and_no_tap_remains() {
     let namespace = open(&pod);
     let found = namespace.find().unwrap();
     pod.delete("eth1");
-    let error = format!("{:#}", namespace.join(found, 1, 3).unwrap_err());
+    let error = format!("{:#}", namespace.join(found, 1).unwrap_err());
     assert!(error.contains("interface eth1 has vanished"), "{error}");
     assert_eq!(names(&pod), ["lo", "eth0"]);
     // Nothing of it is left on the other interface either.
@@ -310,7 +365,7 @@ fn parting_gives_the_interfaces_back_but_not_those_of_a_living_pod() {
     let (pod, host) = pod();
     assert!(hears(&pod, &host, LONG));
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
+    let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
     part(&pod.path()).unwrap();
     assert!(!hears(&pod, &host, SHORT));
     assert!(gateway_seen_by(&joined).is_some());
@@ -326,8 +381,8 @@ fn parting_gives_the_interfaces_back_but_not_those_of_a_living_pod() {
 fn a_namespace_of_a_living_pod_is_refused() {
     let (pod, _host) = pod();
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 2, 3).unwrap();
-    let error = format!("{:#}", namespace.join(namespace.find().unwrap(), 2, 3).unwrap_err());
+    let joined = namespace.join(namespace.find().unwrap(), 2).unwrap();
+    let error = format!("{:#}", namespace.join(namespace.find().unwrap(), 2).unwrap_err());
     assert!(error.contains("another pod uses the namespace"), "{error}");
     assert!(gateway_seen_by(&joined).is_some());
 }
@@ -339,7 +394,7 @@ fn somebody_else_s_ingress_qdisc_is_left_alone() {
     let (from, to) = (pod.index("eth0"), pod.index("eth1"));
     pod.within(|| redirect::add(from, to).unwrap());
     let namespace = open(&pod);
-    let error = format!("{:#}", namespace.join(namespace.find().unwrap(), 1, 3).unwrap_err());
+    let error = format!("{:#}", namespace.join(namespace.find().unwrap(), 1).unwrap_err());
     assert!(error.contains("interface eth0 has an ingress qdisc already"), "{error}");
     assert_eq!(names(&pod), ["lo", "eth0", "eth1"]);
 }
@@ -364,7 +419,7 @@ fn the_calling_thread_stays_in_its_namespace() {
     let before = inode(own());
     let (pod, _host) = pod();
     let namespace = open(&pod);
-    drop(namespace.join(namespace.find().unwrap(), 1, 3).unwrap());
+    drop(namespace.join(namespace.find().unwrap(), 1).unwrap());
     assert_eq!(inode(own()), before);
 }
 
@@ -375,7 +430,7 @@ fn a_tap_of_somebody_else_is_joined_as_slirp4netns_and_pasta_have_it() {
     let other = [pod.within(move || sys::open_tap("tap0", flags).unwrap())];
     pod.change("tap0", LinkFlags::Up, LinkFlags::Up, vec![]);
     let namespace = open(&pod);
-    let joined = namespace.join(namespace.find().unwrap(), 1, 3).unwrap();
+    let joined = namespace.join(namespace.find().unwrap(), 1).unwrap();
     let frame = |last: u8| [[2_u8; 60].as_slice(), &[last]].concat();
     for (from, to, last) in [(&other[..], &joined.taps[0][..], 1), (&joined.taps[0], &other, 2)] {
         send(from, &frame(last));

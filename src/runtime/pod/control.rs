@@ -21,6 +21,7 @@ use super::hear::{self, ClientId, Event, Events, LAUNCHER};
 use super::namespaces;
 use super::nics::Nics;
 use super::processes::{Container, FIRST, Kind, Phase, Process, Processes};
+use super::questions::{Asked, Questions};
 use super::timelines::Timelines;
 use crate::runtime::channel::{self, Command, Failure, NewContainer, Report, Status, Stream};
 use crate::runtime::share::Share;
@@ -45,18 +46,8 @@ pub(super) struct Pod {
     expected: BTreeMap<u32, (ProcessId, Stream)>,
     /// Processes that have ended before all of their streams came, on another thread.
     ended_early: BTreeMap<ProcessId, ExitStatus>,
-    /// Questions that PID 1 has not answered yet.
-    asked: BTreeMap<u32, Asked>,
-    last_question: u32,
+    questions: Questions,
     timelines: Timelines,
-}
-
-/// A question on its way.
-struct Asked {
-    client: ClientId,
-    container: ProcessId,
-    /// What the answer makes of the container.
-    paused: Option<bool>,
 }
 
 impl Pod {
@@ -81,8 +72,7 @@ impl Pod {
             processes: Processes::default(),
             expected: BTreeMap::new(),
             ended_early: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            last_question: 0,
+            questions: Questions::default(),
             timelines: Timelines::new(timeline),
         }
     }
@@ -282,6 +272,12 @@ impl Pod {
                 let container = self.find_alive(&id)?;
                 self.ask(client, container, Question::Processes, None);
             }
+            Command::Network => self.report(client, &Report::Network(self.nics.network()), &[]),
+            Command::AddInterfaces { mut network, joints } => {
+                let plugged = self.nics.plug(&mut network, &joints, descriptors)?;
+                let asked = Asked { client, container: FIRST, paused: None, plugged };
+                self.ask_with(asked, Question::AddInterfaces(network));
+            }
             Command::Watch(id) => {
                 let number = self.find_alive(&id)?;
                 if let Some(container) = self.processes.container_mut(number) {
@@ -295,7 +291,7 @@ impl Pod {
 
     fn create(&mut self, client: ClientId, new: NewContainer, mut trees: Vec<OwnedFd>) -> anyhow::Result<()> {
         let mut timeline = Track::new("vmm");
-        let NewContainer { mut plan, start, host_pid, taps } = new;
+        let NewContainer { mut plan, start, host_pid, joints } = new;
         if self.processes.number_of(&plan.id).is_some() {
             bail!("the pod has a container of this ID");
         }
@@ -307,7 +303,7 @@ impl Pod {
         }
         let rest = trees.split_off(trees.len().min(1 + plan.volumes.len()));
         self.share.add(number, &plan, &trees)?;
-        self.nics.plug(&plan.network, &taps, rest)?;
+        self.nics.plug(&mut plan.network, &joints, rest)?;
         let container = Container {
             id: plan.id.clone(),
             host_pid,
@@ -400,17 +396,19 @@ impl Pod {
     }
 
     fn ask(&mut self, client: ClientId, container: ProcessId, question: Question, paused: Option<bool>) {
-        self.last_question += 1;
-        let number = self.last_question;
-        self.asked.insert(number, Asked { client, container, paused });
+        self.ask_with(Asked { client, container, paused, plugged: Vec::new() }, question);
+    }
+
+    fn ask_with(&mut self, asked: Asked, question: Question) {
+        let container = asked.container;
+        let number = self.questions.add(asked);
         self.tell(HostMessage::Ask { number, container, question });
     }
 
     /// A client is gone: what it owned ends.
     fn forget(&mut self, client: ClientId) {
         self.clients.remove(&client);
-        // What it asked for is done all the same: whether that pauses the container matters to others.
-        self.asked.retain(|_, asked| asked.client != client || asked.paused.is_some());
+        self.questions.forget(client);
         let owned: Vec<ProcessId> = self
             .processes
             .iter()
@@ -543,7 +541,10 @@ impl Pod {
     }
 
     fn answered(&mut self, number: u32, answer: Result<Answer, String>) {
-        let Some(Asked { client, container, paused }) = self.asked.remove(&number) else { return };
+        let Some(Asked { client, container, paused, plugged }) = self.questions.take(number) else { return };
+        if answer.is_err() {
+            self.nics.unplug(&plugged);
+        }
         if let (Ok(_), Some(paused), Some(container)) =
             (&answer, paused, self.processes.container_mut(container))
         {

@@ -9,6 +9,7 @@ mod hear;
 mod namespaces;
 mod nics;
 mod processes;
+mod questions;
 mod timelines;
 
 use std::fs::File;
@@ -27,7 +28,6 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::control::Pod;
 use self::hear::Events;
-pub(crate) use self::nics::FIRST_NIC_WINDOW;
 use self::nics::Nics;
 use super::channel::{self, Failure, NewPod, Report};
 use super::network::MAX_INTERFACES;
@@ -72,7 +72,7 @@ pub(crate) fn main(
             if console {
                 hear::window_changes(&events)?;
             }
-            let nics = Nics::new(nics, limits);
+            let nics = Nics::new(nics, queue_pairs(new.vcpus), limits);
             Pod::new(share, nics, launcher, release, console, timeline, events).run(&received)
         }
         Err(error) => {
@@ -82,6 +82,11 @@ pub(crate) fn main(
             Ok(exit::FAILURE)
         }
     }
+}
+
+/// Queue pairs of each network device that a pod with so many virtual processors uses.
+pub(crate) fn queue_pairs(vcpus: u8) -> u8 {
+    vcpus.min(crx_virtio::net::MAX_QUEUE_PAIRS as u8)
 }
 
 /// Builds the share and the VM, confines the process to the share and starts the VM.

@@ -491,3 +491,41 @@ fn an_empty_network_needs_no_devices() {
     let error = apply(&network(vec![interface(3, "eth0")]), &mut none, &mut pod).unwrap_err();
     assert_eq!(error.message, "network: no sysfs");
 }
+
+#[test]
+fn an_interface_that_is_set_up_gets_what_is_new() {
+    let Some(namespace) = Namespace::new() else { return };
+    let first = namespace.device("eth0", "other0");
+    let mut wanted = network(vec![interface(3, "eth0")]);
+    wanted.interfaces[0].addresses = vec![address("10.1.2.3", 24), address("fd00:1::3", 64)];
+    wanted.routes = vec![route("0.0.0.0", 0, Some("10.1.2.1")), route("::", 0, Some("fd00:1::1"))];
+    namespace.apply(std::slice::from_ref(&first), &wanted).unwrap();
+
+    // Another has come, the first has one more address and another gateway, and the pod has given it another MTU.
+    let dev = first.index;
+    let mut requests = Requests::new();
+    requests.set_link(About::Interface(0), dev, Link { mtu: Some(1300), ..Link::default() });
+    requests.send(&namespace.socket).unwrap();
+    let second = namespace.device("eth1", "other1");
+    wanted.interfaces[0].addresses.push(address("10.9.9.9", 24));
+    wanted.routes[0] = route("0.0.0.0", 0, Some("10.1.2.2"));
+    wanted.interfaces.push(interface(4, "net1"));
+    wanted.interfaces[1].addresses = vec![address("10.2.2.3", 24)];
+    let mut by_second = route("10.66.0.0", 16, Some("10.2.2.1"));
+    by_second.interface = Some(1);
+    wanted.routes.push(by_second);
+    let devices = [Nic { is_set_up: true, ..first.clone() }, second.clone()];
+    namespace.apply(&devices, &wanted).unwrap();
+    let mut addresses = namespace.addresses(&first);
+    addresses.retain(|address| !address.starts_with("fe80::"));
+    assert_eq!(addresses, ["10.1.2.3/24 scope 0", "10.9.9.9/24 scope 0", "fd00:1::3/64 scope 0"]);
+    assert_eq!(
+        namespace.routes(libc::AF_INET),
+        [
+            format!("default via 10.1.2.2 dev {dev} scope 0 kind 1"),
+            format!("10.66.0.0/16 via 10.2.2.1 dev {} scope 0 kind 1", second.index),
+        ]
+    );
+    let of_links: Vec<_> = namespace.links().into_iter().map(|(name, _, mtu, up)| (name, mtu, up)).collect();
+    assert_eq!(of_links, [("eth0".to_owned(), 1300, true), ("net1".to_owned(), 1500, true)]);
+}

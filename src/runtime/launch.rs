@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use crx_oci::Planned;
-use crx_proto::{ExecPlan, ExitStatus, FrameError};
+use crx_proto::{ExecPlan, ExitStatus, FrameError, Namespace, NamespaceKind, Network, Plan};
 use signal_hook::consts::signal;
 
 use super::channel::{Command, Failure, MAX_DESCRIPTORS, NewContainer, NewPod, Report, Role, Status};
@@ -186,6 +186,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     if let Some(source) = request.network {
         let joined = source.join(process.pid(), queue_pairs)?;
         timeline.reached("network joined");
+        check_user_namespace(&planned.plan, &joined.network)?;
         let taps;
         (planned.plan.network, joints, taps) = joined.into_parts();
         descriptors.extend(taps);
@@ -298,6 +299,19 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         following.process.release()?;
     }
     result
+}
+
+/// Refuses a first container that would not see its pod's interfaces: what its user namespace does not own is no use to its root, so
+/// it gets a network namespace of its own.
+fn check_user_namespace(plan: &Plan, network: &Network) -> anyhow::Result<()> {
+    let is_network = |namespace: &Namespace| namespace.kind == NamespaceKind::Network;
+    match plan.namespaces.iter().position(is_network) {
+        Some(index) if plan.user_mappings.is_some() && !network.interfaces.is_empty() => bail!(
+            "config.json: linux.namespaces[{index}]: with a user namespace (linux.uidMappings) the pod's first container would not see \
+             the pod's interfaces; leave either namespace out, or use --net none"
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What the state directory says of a container that is being made.

@@ -4,6 +4,7 @@ use crx_fixture::leftovers::{self, Leftovers};
 use crx_fixture::{Bundle, Need, need};
 use serde_json::json;
 
+use crate::interfaces::with_uplink;
 use crate::place::{Namespace, Place, ip};
 
 #[test]
@@ -102,7 +103,31 @@ fn a_host_without_room_or_rights_for_the_network_is_told() {
     let pod = Namespace::new();
     place.veth(&pod, "eth0", "v0");
     let refused = pod.run(&bundle).wrapped(&["setpriv", "--bounding-set", "-net_admin"]).run();
-    refused.expect_refused(&["tap crx-tap0 cannot be made", "rights of root", "not permitted"]);
+    refused.expect_refused(&["tap crx-tap", "cannot be made", "rights of root", "not permitted"]);
+    assert!(!pod.ip("link").contains("crx"), "{}", pod.ip("link"));
+    drop((pod, place));
+    before.expect_none_new("a pod with a network");
+}
+
+#[test]
+fn interfaces_that_a_user_namespace_would_hide_are_refused() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let _alone = leftovers::alone();
+    let before = Leftovers::now();
+    let place = Place::enter();
+    let pod = with_uplink(&place);
+    let bundle = Bundle::busybox().args(&["true"]).edit(|config| {
+        config["linux"]["namespaces"] = json!([
+            {"type": "network", "path": pod.path()}, {"type": "user"}, {"type": "mount"}, {"type": "ipc"},
+            {"type": "uts"}, {"type": "pid"},
+        ]);
+        for mappings in ["uidMappings", "gidMappings"] {
+            config["linux"][mappings] = json!([{"containerID": 0, "hostID": 1000, "size": 1000}]);
+        }
+    });
+    bundle.run().expect_refused(&["linux.namespaces[0]", "linux.uidMappings", "interfaces"]);
     assert!(!pod.ip("link").contains("crx"), "{}", pod.ip("link"));
     drop((pod, place));
     before.expect_none_new("a pod with a network");

@@ -1,5 +1,6 @@
 //! What `run` and `create` share: their options, and the way from a bundle to a launch. Next: `runtime::launch`.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -177,10 +178,18 @@ pub(super) fn launch(
             bail!("--net: the network is that of pod {:?}; leave the option out", pod.record.id)
         }
         (Some(pod), _) => (Some(pod), None),
-        (None, Some((source, named_by))) => {
-            source.check(!planned.hooks.create_runtime.is_empty()).context(named_by)?;
-            (None, Some(source))
-        }
+        (None, Some((source, named_by))) => match pod_with(&root, &source)? {
+            Some(pod) => {
+                check_shared(&planned, &pod).context(named_by)?;
+                // It is in the pod's own, also if config.json asks for a new one and only the command line names it.
+                planned.plan.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Network);
+                (Some(pod), None)
+            }
+            None => {
+                source.check(!planned.hooks.create_runtime.is_empty()).context(named_by)?;
+                (None, Some(source))
+            }
+        },
         (None, None) => (None, None),
     };
     timeline.reached("container planned");
@@ -250,6 +259,40 @@ fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Re
         container.record.pid.is_some_and(|pid| pids.contains(&pid)) && container.is_alive()
     };
     Container::all(root)?.into_iter().find(is_named).map(Container::pod).transpose()
+}
+
+/// The first container of the running pod whose interfaces are those of the same network namespace: two pods cannot have them,
+/// and containers that name one network namespace expect to meet in it.
+fn pod_with(root: &Path, source: &Source) -> anyhow::Result<Option<Container>> {
+    let Source::Namespace(path) = source else { return Ok(None) };
+    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    // What cannot be looked at is refused where it is opened.
+    let Some(wanted) = identity(path) else { return Ok(None) };
+    let has_it = |container: &Container| {
+        container.record.network.as_deref().and_then(identity) == Some(wanted) && container.is_alive()
+    };
+    Ok(Container::all(root)?.into_iter().find(has_it))
+}
+
+/// Refuses what cannot be in the pod that has its network namespace: a pod of its own, or namespaces of others.
+fn check_shared(planned: &Planned, pod: &Container) -> anyhow::Result<()> {
+    let id = &pod.record.id;
+    for (kind, _) in SANDBOX_ANNOTATIONS {
+        if planned.annotations.get(kind).is_some_and(|kind| kind == "sandbox") {
+            bail!(
+                "the network namespace is that of pod {id:?}, and this is to be a pod of its own: {kind} is sandbox"
+            );
+        }
+    }
+    let is_other =
+        |namespace: &&Namespace| namespace.kind != NamespaceKind::Network && namespace.path.is_some();
+    match planned.plan.namespaces.iter().find(is_other) {
+        Some(other) => bail!(
+            "the network namespace is that of pod {id:?}, but the path of another in linux.namespaces is not: {}",
+            other.path.as_deref().unwrap_or_default()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The process that a path `/proc/PID/ns/KIND` names.

@@ -164,3 +164,36 @@ fn a_container_that_joins_finds_what_its_pods_namespace_has_got() {
     expect_words(&third.err(), &["warning", "tun0"]);
     stop(running);
 }
+
+#[test]
+fn containers_that_name_one_namespace_are_in_one_pod() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let place = Place::enter();
+    let pod = with_uplink(&place);
+    let bundle = waiting();
+    let running = start(&pod, &bundle);
+    let named = |bundle: Bundle, others: Value| {
+        bundle.edit(|config| {
+            let network = json!({"type": "network", "path": pod.path()});
+            config["linux"]["namespaces"] =
+                json!([network, {"type": "mount"}, {"type": "pid"}, {"type": "uts"}, others]);
+        })
+    };
+    let second = pinging().script("ip -o -4 addr; ping -c 1 -W 20 10.66.0.1");
+    let second = named(second, json!({"type": "cgroup"})).run().expect(0);
+    expect_words(&second.out(), &["inet 10.66.0.2/24", "1 packets received"]);
+    assert_eq!(taps(&pod), 1, "{}", pod.ip("link"));
+
+    let other = named(waiting(), json!({"type": "ipc", "path": "/proc/1/ns/ipc"}));
+    other.run().expect_refused(&["linux.namespaces[0].path", bundle.id(), "/proc/1/ns/ipc"]);
+    let kind = "/annotations/io.kubernetes.cri.container-type";
+    let sandbox =
+        named(waiting(), json!({"type": "cgroup"})).edit(|config| config["annotations"] = json!({}));
+    sandbox.set(kind, json!("sandbox")).run().expect_refused(&[bundle.id(), "a pod of its own"]);
+    let option = format!("ns:{}", pod.path().display());
+    let again = pinging().script("ls /sys/class/net").command_with(&["--net", &option]).run().expect(0);
+    assert_eq!(again.out(), "lo\nuplink0\n", "{}", again.all());
+    stop(running);
+}

@@ -10,13 +10,16 @@ use rustix::io::Errno;
 use super::names::renames;
 use super::netlink::{Requests, Socket};
 use super::nics::{Nic, Nics};
-use super::requests::{About, Link};
+use super::requests::{About, Link, LinkLocal};
 use crate::failure::{failed, refused};
 use crate::mounts::Pod;
 use crate::sys::{EthtoolCommand, ethtool};
 
 /// Longest name of a network device, in bytes: IFNAMSIZ of linux/if.h without the nul byte.
 const MAX_NAME_BYTES: usize = 15;
+
+/// With a smaller MTU a device has no IPv6 (RFC 8200, section 5; IPV6_MIN_MTU).
+const LEAST_IPV6_MTU: u32 = 1280;
 
 /// Sets the pod's network up, from its own network namespace: new interfaces, and what others that are set up have got since. A
 /// device of the boot that is none is taken away.
@@ -161,7 +164,10 @@ fn rename(requests: &mut Requests<About>, devices: &[Nic], network: &Network) {
 fn set_up(requests: &mut Requests<About>, devices: &[Nic], network: &Network) {
     for (number, (device, interface)) in devices.iter().zip(&network.interfaces).enumerate() {
         if !device.is_set_up {
-            let link = Link { name: None, mac: Some(interface.mac), mtu: Some(interface.mtu), up: true };
+            let (mac, mtu) = (Some(interface.mac), Some(interface.mtu));
+            // What the interface has comes with its addresses; what the pod makes of it later is as everywhere.
+            let link_local = (interface.mtu >= LEAST_IPV6_MTU).then_some(LinkLocal::OfMac);
+            let link = Link { name: None, mac, mtu, link_local, up: true };
             requests.set_link(About::Interface(number), device.index, link);
         }
         for (at, address) in interface.addresses.iter().enumerate() {

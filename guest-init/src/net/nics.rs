@@ -13,7 +13,8 @@ use rustix::io::{Errno, write};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 use rustix::net::netdevice::name_to_index;
 
-use super::netlink::Socket;
+use super::netlink::{Requests, Socket};
+use super::requests::{Link, LinkLocal};
 use crate::failure::{failed, refused};
 use crate::sys::{EthtoolCommand, ethtool};
 
@@ -60,7 +61,7 @@ impl Nics {
         let socket = Socket::new().map_err(|error| failed("network", "open a netlink socket", error))?;
         let look = || -> io::Result<Vec<_>> {
             let nics = nics_in(sysfs.as_fd())?;
-            nics.into_iter().map(|(window, name)| Ok((window, nic(&socket, name)?))).collect()
+            nics.into_iter().map(|(window, name)| Ok((window, raised(&socket, name)?))).collect()
         };
         let found = look().map_err(|error| failed("network", "look for network devices", error))?;
         Ok(Self { socket, sysfs, found, ready: Vec::new() })
@@ -100,7 +101,8 @@ impl Nics {
                 return Err(refused(field, format_args!("{WINDOW}{window} is no free network device")));
             };
             let name = later.swap_remove(at).1;
-            nic(&self.socket, name).map_err(|error| fail(interface, "look at its device".to_owned(), error))
+            raised(&self.socket, name)
+                .map_err(|error| fail(interface, "look at its device".to_owned(), error))
         };
         interfaces.iter().map(&mut take).collect()
     }
@@ -131,6 +133,17 @@ impl Nics {
                 .map_err(|error| failed("network", format_args!("unbind {WINDOW}{window}"), error))
         })
     }
+}
+
+/// The device with this name, up: of what an interface needs this takes longest, and in a template it is done. It gets no
+/// address, as nothing of it is the pod's yet.
+pub(crate) fn raised(socket: &Socket, name: String) -> io::Result<Nic> {
+    let nic = nic(socket, name)?;
+    let mut requests = Requests::new();
+    requests.set_link((), nic.index, Link { link_local: Some(LinkLocal::None), ..Link::default() });
+    requests.set_link((), nic.index, Link { up: true, ..Link::default() });
+    requests.send(socket).map_err(|((), error)| io::Error::from(error))?;
+    Ok(nic)
 }
 
 /// What there is to know of the device with this name.

@@ -25,7 +25,17 @@ pub(crate) struct Link<'a> {
     pub(crate) name: Option<&'a str>,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) mtu: Option<u32>,
+    pub(crate) link_local: Option<LinkLocal>,
     pub(crate) up: bool,
+}
+
+/// Which link-local IPv6 address the kernel gives to a device that comes up (IN6_ADDR_GEN_MODE_* of linux/if_link.h).
+#[derive(Clone, Copy)]
+pub(crate) enum LinkLocal {
+    /// The one made of its hardware address, as usual.
+    OfMac = 0,
+    /// None.
+    None = 1,
 }
 
 /// RTM_SETLINK, RTM_NEWADDR, RTM_NEWROUTE and RTM_NEWNEIGH of linux/rtnetlink.h.
@@ -34,13 +44,16 @@ const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 const NEW_NEIGHBOUR: u16 = 28;
 
-impl Requests<About> {
+impl<T> Requests<T> {
     /// Changes a network device. The kernel sets it up after everything else, whatever the order of the attributes.
-    pub(crate) fn set_link(&mut self, about: About, index: u32, link: Link<'_>) {
+    pub(crate) fn set_link(&mut self, about: T, index: u32, link: Link<'_>) {
         // IFLA_* of linux/if_link.h.
         const ADDRESS: u16 = 1;
         const NAME: u16 = 3;
         const MTU: u16 = 4;
+        const OF_FAMILY: u16 = 26;
+        // IFLA_INET6_ADDR_GEN_MODE.
+        const GENERATION: u16 = 8;
         let up = if link.up { libc::IFF_UP as u32 } else { 0 }.to_ne_bytes();
         // struct ifinfomsg: ifi_family, a byte of padding, ifi_type, ifi_index, ifi_flags, ifi_change.
         self.begin(about, SET_LINK, 0, &[&[0; 4], &index.to_ne_bytes(), &up, &up]);
@@ -53,8 +66,20 @@ impl Requests<About> {
         if let Some(name) = link.name {
             self.attribute(NAME, &[name.as_bytes(), &[0]]);
         }
+        if let Some(link_local) = link.link_local {
+            // Nested: what IPv6 is told, of which this is one.
+            let [inner, outer]: [u16; 2] = [5, 12];
+            let header = |length: u16, kind: u16| [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            let value = [link_local as u8, 0, 0, 0];
+            self.attribute(
+                OF_FAMILY,
+                &[&header(outer, libc::AF_INET6 as u16), &header(inner, GENERATION), &value],
+            );
+        }
     }
+}
 
+impl Requests<About> {
     /// Adds an address.
     pub(crate) fn add_address(&mut self, about: About, index: u32, address: &Address) {
         // IFA_* of linux/if_addr.h.
@@ -182,13 +207,15 @@ mod tests {
 
     #[test]
     fn a_link_as_the_kernel_reads_it() {
-        let link = Link { name: Some("net1"), mac: Some([2, 3, 4, 5, 6, 7]), mtu: Some(9000), up: true };
+        let (mac, mtu) = (Some([2, 3, 4, 5, 6, 7]), Some(9000));
+        let link = Link { name: Some("net1"), mac, mtu, link_local: Some(LinkLocal::None), up: true };
         #[rustfmt::skip]
         let expected = [
             0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,
             10, 0, 1, 0, 2, 3, 4, 5, 6, 7, 0, 0,
             8, 0, 4, 0, 0x28, 0x23, 0, 0,
             9, 0, 3, 0, b'n', b'e', b't', b'1', 0, 0, 0, 0,
+            16, 0, 26, 0, 12, 0, 10, 0, 5, 0, 8, 0, 1, 0, 0, 0,
         ];
         assert_eq!(body(19, 1, |requests| requests.set_link(ABOUT, 5, link)), expected);
         let nothing = body(19, 1, |requests| requests.set_link(ABOUT, 5, Link::default()));

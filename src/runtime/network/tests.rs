@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
@@ -68,8 +68,17 @@ fn an_interface_is_found_with_its_addresses() {
     assert_eq!((interface.name.as_str(), interface.mac, interface.mtu), ("eth0", MAC, 9000));
     let address =
         |text, prefix_bits| Address { ip: ip(text), prefix_bits, peer: None, broadcast: None, scope: 0 };
-    // Not its link-local address, nor the routes to these networks, which the guest's kernel makes itself.
-    assert_eq!(interface.addresses, [address("10.0.0.2", 24), address("fd00::2", 64)]);
+    // Not the routes to these networks, which the guest's kernel makes itself.
+    let (link_local, others): (Vec<Address>, Vec<_>) =
+        interface.addresses.iter().cloned().partition(|address| address.scope != 0);
+    assert_eq!(others, [address("10.0.0.2", 24), address("fd00::2", 64)]);
+    // That comes when the kernel has seen that the link is ready.
+    let [a, b, c, d, e, f] = MAC.map(u16::from);
+    let of_mac = Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f);
+    assert!(
+        link_local.iter().all(|address| address.ip == of_mac && address.prefix_bits == 64),
+        "{link_local:?}"
+    );
     assert_eq!(network.routes, []);
 }
 

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::*;
 use crate::net::netlink::{CREATE, EXCLUSIVE};
-use crate::net::nics::nic;
+use crate::net::nics::{nic, raised};
 use crate::sys;
 
 const MAC: [u8; 6] = [2, 0, 0, 0xab, 0xcd, 1];
@@ -354,6 +354,31 @@ fn offloads_are_switched_off_where_the_other_side_takes_none() {
         assert_eq!(is_on(name, EthtoolCommand::GetTxChecksum), on);
         assert_eq!(is_on(name, EthtoolCommand::GetTso), on);
     }
+}
+
+#[test]
+fn a_device_that_is_up_before_its_interface_is_known_gets_all_of_it_and_no_address_more() {
+    let Some(namespace) = Namespace::new() else { return };
+    let found = namespace.device("eth0", "other");
+    let device = raised(&namespace.socket, found.name).unwrap();
+    let of_links = namespace.links();
+    assert!(of_links.iter().any(|(name, _, _, up)| name == "eth0" && *up), "{of_links:?}");
+    let mut wanted = network(vec![interface(3, "net1")]);
+    wanted.interfaces[0].mtu = 9000;
+    let mut link_local = address("fe80::77", 64);
+    link_local.scope = libc::RT_SCOPE_LINK;
+    wanted.interfaces[0].addresses = vec![address("10.1.2.3", 24), link_local];
+    namespace.apply(std::slice::from_ref(&device), &wanted).unwrap();
+    let mac = wanted.interfaces[0].mac.to_vec();
+    assert_eq!(namespace.links(), [("net1".to_owned(), mac, 9000, true)]);
+    assert_eq!(namespace.addresses(&device), ["10.1.2.3/24 scope 0", "fe80::77/64 scope 253"]);
+    // Too small for IPv6, which takes its address away.
+    wanted.interfaces[0].mtu = 1000;
+    wanted.interfaces[0].addresses = vec![address("10.9.9.9", 24)];
+    namespace
+        .apply(std::slice::from_ref(&Nic { name: "net1".to_owned(), ..device.clone() }), &wanted)
+        .unwrap();
+    assert_eq!(namespace.addresses(&device), ["10.1.2.3/24 scope 0", "10.9.9.9/24 scope 0"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cni;
+mod datagrams;
 mod faults;
 mod hooks;
 mod interfaces;
@@ -10,5 +11,6 @@ mod later;
 mod nat;
 mod passt;
 mod place;
+mod programs;
 mod rates;
 mod traffic;

@@ -52,8 +52,13 @@ impl Namespace {
 
     /// The command that runs a container whose pod has its interfaces.
     pub(crate) fn run(&self, bundle: &Bundle) -> Command {
+        self.run_with(bundle, &[])
+    }
+
+    /// The same with more options.
+    pub(crate) fn run_with(&self, bundle: &Bundle, more: &[&str]) -> Command {
         let option = format!("ns:{}", self.path().display());
-        bundle.command_with(&["--net", &option])
+        bundle.command_with(&[&["--net", &option], more].concat())
     }
 }
 

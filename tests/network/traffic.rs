@@ -11,7 +11,7 @@ use crx_fixture::{Bundle, Need, need, scale};
 use crate::place::{Namespace, Place, ip};
 
 /// A byte stream without period that both sides can make.
-fn chunk(number: u64) -> Vec<u8> {
+pub(crate) fn chunk(number: u64) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = || {
         state ^= state << 13;

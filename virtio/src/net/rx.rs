@@ -10,13 +10,17 @@ use std::io;
 use vm_memory::VolatileSlice;
 
 use super::ring::{Chain, Ring, RingError};
+use super::sys::MAX_VECTORS;
 use super::tap::Tap;
-use super::{HEADER_BYTES, MAX_FRAME_BYTES, NUM_BUFFERS_AT};
+use super::{HEADER_BYTES, MAX_FRAME_BYTES, MAX_SEGMENTS, NUM_BUFFERS_AT};
 use crate::ActiveQueue;
 use crate::slice::GuestSlice;
 
-/// Most slices at hand; readv takes 1024 (IOV_MAX), one of them ours.
+/// From so many slices at hand on no chain is added.
 const MAX_SLICES: usize = 512;
+
+/// One read takes all, and one of ours.
+const _: () = assert!(MAX_SLICES - 1 + MAX_SEGMENTS < MAX_VECTORS);
 
 /// What came of an attempt.
 pub(super) enum Received {

@@ -3,29 +3,38 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem::{MaybeUninit, needs_drop};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use vm_memory::volatile_memory::{PtrGuard, PtrGuardMut};
+
 use crate::slice::{GuestSlice, mark_dirty};
+
+/// Most parts of a frame, what does not fit counted: IOV_MAX of readv(2) and writev(2).
+pub(super) const MAX_VECTORS: usize = 1024;
+
+/// Guards of guest memory need not be kept as long as their pointers: they only would where memory is mapped for them.
+const _NO_GUARDS: () = assert!(!needs_drop::<PtrGuard>() && !needs_drop::<PtrGuardMut>());
 
 /// Reads one frame into guest memory, and what does not fit there into `rest`.
 ///
 /// # Errors
 /// As readv(2).
+///
+/// # Panics
+/// If there are [`MAX_VECTORS`] slices or more.
 pub(super) fn read_frame<'a, 'm: 'a>(
     tap: BorrowedFd<'_>,
     into: impl Iterator<Item = &'a GuestSlice<'m>> + Clone,
     rest: &mut [u8],
 ) -> io::Result<usize> {
-    let guards: Vec<_> = into.clone().map(GuestSlice::ptr_guard_mut).collect();
-    let mut vectors: Vec<_> = guards
-        .iter()
-        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() })
-        .collect();
-    vectors.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
+    let guards = into.clone().map(GuestSlice::ptr_guard_mut).map(|guard| (guard.as_ptr(), guard.len()));
+    let mut vectors = [const { MaybeUninit::uninit() }; MAX_VECTORS];
+    let count = fill(&mut vectors, guards.chain([(rest.as_mut_ptr(), rest.len())]));
     // SAFETY: needed to write where no reference may exist. Every vector but the last is a slice of mapped guest memory,
-    // kept mapped by the borrow behind `into` and accessible by its guard; the last is `rest`, borrowed mutably. Nobody
-    // relies on guest memory staying unchanged.
-    let count = unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int) };
+    // kept mapped by the borrow behind `into` (its guard has nothing to release, see _NO_GUARDS); the last is `rest`,
+    // borrowed mutably. The first `count` vectors were filled. Nobody relies on guest memory staying unchanged.
+    let count = unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr().cast(), count) };
     let bytes = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     mark_dirty(into, bytes);
     Ok(bytes)
@@ -35,18 +44,33 @@ pub(super) fn read_frame<'a, 'm: 'a>(
 ///
 /// # Errors
 /// As writev(2).
+///
+/// # Panics
+/// If there are more than [`MAX_VECTORS`] slices.
 pub(super) fn write_frame<'a, 'm: 'a>(
     tap: BorrowedFd<'_>,
     from: impl Iterator<Item = &'a GuestSlice<'m>>,
 ) -> io::Result<usize> {
-    let guards: Vec<_> = from.map(GuestSlice::ptr_guard).collect();
-    let vectors: Vec<_> = guards
-        .iter()
-        .map(|guard| libc::iovec { iov_base: guard.as_ptr().cast_mut().cast(), iov_len: guard.len() })
-        .collect();
+    let guards = from.map(GuestSlice::ptr_guard).map(|guard| (guard.as_ptr().cast_mut(), guard.len()));
+    let mut vectors = [const { MaybeUninit::uninit() }; MAX_VECTORS];
+    let count = fill(&mut vectors, guards);
     // SAFETY: needed to read what no reference may point to. As above, and the kernel only reads the memory.
-    let count = unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as libc::c_int) };
+    let count = unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr().cast(), count) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Fills vectors, on the stack of each frame so that none allocates; their number.
+fn fill(
+    vectors: &mut [MaybeUninit<libc::iovec>; MAX_VECTORS],
+    parts: impl Iterator<Item = (*mut u8, usize)>,
+) -> libc::c_int {
+    let mut count = 0;
+    for (start, bytes) in parts {
+        vectors[count].write(libc::iovec { iov_base: start.cast(), iov_len: bytes });
+        count += 1;
+    }
+    // At most MAX_VECTORS.
+    count as libc::c_int
 }
 
 /// struct ifreq (linux/if.h) with a union of its full size.

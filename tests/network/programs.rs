@@ -35,7 +35,7 @@ fn iperf3_server(pod: &Namespace, options: &[&str]) -> (Bundle, Running) {
 
 /// MiB that iperf3 sends each way.
 fn mebibytes() -> u64 {
-    scale::count("MiB of iperf3 each way", 1024, 8)
+    scale::count("MiB of iperf3 each way", 128, 1)
 }
 
 /// Reads what iperf3's client said of `mebibytes` sent over `streams` connections.

@@ -148,7 +148,7 @@ fn interfaces(socket: &mut Socket, later: Option<&[String]>) -> anyhow::Result<F
             mtu: link.mtu,
             queue_pairs: 0,
             offloads: false,
-            addresses: own.filter_map(|message| address::address(message)).collect(),
+            addresses: own.filter_map(address::address).collect(),
         });
     }
     let count = found.indexes.len();

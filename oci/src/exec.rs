@@ -42,11 +42,23 @@ pub fn exec_plan(
     flags: &ExecFlags,
     cgroup: &str,
 ) -> Result<ExecPlan, SpecError> {
-    let mut config = container.config.clone();
     let section = match process_json {
         Some(path) => bundle::read_json(path)?,
-        None => changed(config.get("process").cloned().unwrap_or(Value::Null), flags),
+        None => changed(container.config.get("process").cloned().unwrap_or(Value::Null), flags),
     };
+    planned(container, section, cgroup)
+}
+
+/// Plans the process of a text, which is `process` as config.json has it, in the container of `container`.
+///
+/// # Errors
+/// The text or a field of it cannot be honoured.
+pub fn exec_plan_of(container: &Bundle, process_json: &[u8]) -> Result<ExecPlan, SpecError> {
+    planned(container, bundle::parse(process_json)?, "")
+}
+
+fn planned(container: &Bundle, section: Value, cgroup: &str) -> Result<ExecPlan, SpecError> {
+    let mut config = container.config.clone();
     if let Some(config) = config.as_object_mut() {
         config.insert("process".to_owned(), section);
     }

@@ -28,7 +28,7 @@ mod validate;
 
 pub use bundle::Bundle;
 pub use error::SpecError;
-pub use exec::{ExecFlags, exec_plan};
+pub use exec::{ExecFlags, exec_plan, exec_plan_of};
 pub use features::features;
 pub use hooks::Hooks;
 pub use plan::{Planned, plan};

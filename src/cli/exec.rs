@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use crx_oci::{Bundle, ExecFlags};
+use crx_oci::ExecFlags;
 
 use super::launching;
+use crate::runtime::host_process::Streams;
 use crate::runtime::launch::{self, Caller, Follow};
 use crate::runtime::state::{self, Container};
 use crate::runtime::{log, terminal};
@@ -88,8 +89,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
         }
     }
     let container = Container::find(&state::root(global.root.as_deref()), &arguments.id)?;
-    let record = &container.record;
-    let bundle = Bundle::kept(&container.config_path(), &record.bundle, &record.rootfs)?;
+    let bundle = container.bundle()?;
     let flags = ExecFlags {
         args: arguments.args.clone(),
         cwd: arguments.cwd.clone(),
@@ -108,9 +108,9 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
     let caller = Caller {
         follow: if arguments.detach { Follow::UntilStarted } else { Follow::ToEnd },
         pid_file: arguments.pid_file.clone(),
-        console_socket: arguments.console_socket.clone(),
+        streams: Streams::of_command(arguments.console_socket.clone()),
     };
     // The process that stands in for it makes a mount namespace of its own.
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
-    launch::executed(&container, plan, &caller)
+    launch::executed(&container, plan, caller)
 }

@@ -9,25 +9,30 @@ use crx_proto::{Namespace, NamespaceKind};
 
 use crate::runtime::channel::NewPod;
 use crate::runtime::guest_files::GuestFiles;
+use crate::runtime::host_process::Streams;
 use crate::runtime::launch::{self, Caller, Follow, Request};
 use crate::runtime::network::Source;
 use crate::runtime::network::publish::{self, Port};
 use crate::runtime::network::rates::Rates;
-use crate::runtime::state::{self, Container};
+use crate::runtime::settings::Settings;
+use crate::runtime::state::Container;
 use crate::runtime::timeline::Track;
-use crate::runtime::{cgroup, log, sizing, terminal};
+use crate::runtime::{log, sizing, terminal};
 use crate::sys;
 
+/// Annotation that names the first container of the pod that a container joins, as `--pod` does.
+pub const POD_ANNOTATION: &str = "dev.crx.pod";
+
 /// Annotations that say of a container which sandbox it belongs to: the one with its kind, the one with the sandbox.
-pub(super) const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
+pub const SANDBOX_ANNOTATIONS: [(&str, &str); 2] = [
     ("io.kubernetes.cri.container-type", "io.kubernetes.cri.sandbox-id"),
     ("io.kubernetes.cri-o.ContainerType", "io.kubernetes.cri-o.SandboxID"),
 ];
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 // Its options stand among the verb's own.
 #[group(skip)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Name of the container, unique on this host
     #[arg(value_name = "ID")]
     pub(super) id: String,
@@ -72,6 +77,13 @@ pub(super) struct Arguments {
     /// Only 0 is possible: descriptors of the host mean nothing in a pod
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
+}
+
+impl Arguments {
+    /// Those of a bundle with every option left out.
+    pub(crate) fn of_bundle(id: &str, bundle: &Path) -> Self {
+        Self { id: id.to_owned(), bundle: bundle.to_path_buf(), ..Self::default() }
+    }
 }
 
 /// A network, as the command line has it.
@@ -147,6 +159,19 @@ pub(super) fn launch(
     keep: bool,
     timing: bool,
 ) -> anyhow::Result<u8> {
+    let caller = Caller {
+        follow,
+        pid_file: arguments.pid_file.clone(),
+        streams: Streams::of_command(arguments.console_socket.clone()),
+    };
+    launch::container(Request { keep, timing, ..request(&global.settings(), arguments, caller)? })
+}
+
+/// What a launch is to do, from the container's bundle and what its caller says.
+///
+/// # Errors
+/// The bundle cannot be honoured, or this host has not what it needs.
+pub(crate) fn request(settings: &Settings, arguments: &Arguments, caller: Caller) -> anyhow::Result<Request> {
     let mut timeline = Track::new("crx");
     check_preserved(arguments.preserve_fds)?;
     let bundle = crx_oci::Bundle::open(&arguments.bundle)?;
@@ -154,19 +179,16 @@ pub(super) fn launch(
     for warning in &planned.warnings {
         log::warning(warning);
     }
-    if global.systemd_cgroup && planned.cgroups_path.as_deref().is_none_or(str::is_empty) {
+    if settings.cgroups.systemd && planned.cgroups_path.as_deref().is_none_or(str::is_empty) {
         log::warning("--systemd-cgroup: there is no linux.cgroupsPath; the pod stays in its caller's cgroup");
     }
     if let Some(size) = planned.plan.process.terminal.as_mut().filter(|size| **size == (0, 0)) {
         *size = terminal::size();
     }
-    let guest = GuestFiles::find(global.guest_dir.as_deref())?;
-    let root = state::root(global.root.as_deref());
-    let templates = (!arguments.no_template).then(|| global.store());
+    let guest = GuestFiles::find(settings.guest_dir.as_deref())?;
     // The paths of the files that the process still needs do not change with its user namespace.
-    let cgroups = cgroup::Manner::new(global.systemd_cgroup, global.rootless);
     sys::become_root_of_own_namespace().context("this user cannot make namespaces (user_namespaces(7))")?;
-    let joins = joined_pod(&root, &planned, arguments.pod.as_deref())?;
+    let joins = joined_pod(&settings.root, &planned, arguments.pod.as_deref())?;
     let ports: Vec<Port> = arguments.publish.iter().flat_map(|ports| &ports.0).copied().collect();
     let network = match &arguments.net {
         Some(asked) => asked.source(ports)?.map(|source| (source, "--net".to_owned())),
@@ -178,7 +200,7 @@ pub(super) fn launch(
             bail!("--net: the network is that of pod {:?}; leave the option out", pod.record.id)
         }
         (Some(pod), _) => (Some(pod), None),
-        (None, Some((source, named_by))) => match pod_with(&root, &source)? {
+        (None, Some((source, named_by))) => match pod_with(&settings.root, &source)? {
             Some(pod) => {
                 check_shared(&planned, &pod).context(named_by)?;
                 // It is in the pod's own, also if config.json asks for a new one and only the command line names it.
@@ -193,14 +215,14 @@ pub(super) fn launch(
         (None, None) => (None, None),
     };
     timeline.reached("container planned");
-    launch::container(Request {
+    Ok(Request {
         id: arguments.id.clone(),
-        root,
+        root: settings.root.clone(),
         bundle: arguments.bundle.canonicalize().context("cannot find the bundle again")?,
-        cgroups,
+        cgroups: settings.cgroups,
         config_json: bundle.config_json(),
         joins,
-        templates,
+        templates: (!arguments.no_template).then(|| settings.templates.clone()),
         pod: NewPod {
             kernel: guest.kernel,
             initramfs: guest.initramfs,
@@ -220,13 +242,9 @@ pub(super) fn launch(
         },
         network,
         planned,
-        caller: Caller {
-            follow,
-            pid_file: arguments.pid_file.clone(),
-            console_socket: arguments.console_socket.clone(),
-        },
-        keep,
-        timing,
+        caller,
+        keep: false,
+        timing: false,
         timeline,
     })
 }
@@ -237,6 +255,9 @@ fn joined_pod(root: &Path, planned: &Planned, asked: Option<&str>) -> anyhow::Re
     let found = |id: &str| Container::find(root, id).and_then(Container::pod);
     if let Some(id) = asked {
         return found(id).context("--pod").map(Some);
+    }
+    if let Some(id) = planned.annotations.get(POD_ANNOTATION) {
+        return found(id).with_context(|| format!("annotations: {POD_ANNOTATION}")).map(Some);
     }
     for (kind, sandbox) in SANDBOX_ANNOTATIONS {
         if planned.annotations.get(kind).map(String::as_str) != Some("container") {

@@ -8,7 +8,7 @@ mod events;
 mod exec;
 mod features;
 mod kill;
-mod launching;
+pub(crate) mod launching;
 mod list;
 mod net;
 mod pages;
@@ -32,6 +32,7 @@ use std::sync::LazyLock;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
+use crate::runtime::settings::Settings;
 use crate::runtime::template::{DEFAULT_LIMIT_MIB, Store};
 use crate::runtime::{cgroup, exit, log};
 
@@ -100,6 +101,16 @@ impl Arguments {
     /// The templates of this user. To be asked before the process becomes another one in a namespace of its own.
     fn store(&self) -> Store {
         Store::new(self.templates.as_deref(), self.templates_limit)
+    }
+
+    /// What a launch does as the command line says. To be asked likewise.
+    fn settings(&self) -> Settings {
+        Settings {
+            root: crate::runtime::state::root(self.root.as_deref()),
+            guest_dir: self.guest_dir.clone(),
+            templates: self.store(),
+            cgroups: cgroup::Manner::new(self.systemd_cgroup, self.rootless),
+        }
     }
 }
 

@@ -5,10 +5,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use crx_oci::Bundle;
 use serde_json::{Map, Value, json};
 
-use crate::runtime::channel::Command;
 use crate::runtime::state::{self, Container};
 use crate::runtime::{exit, log};
 
@@ -83,7 +81,6 @@ pub(super) struct Arguments {
 
 pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::Result<u8> {
     let container = Container::find(&state::root(global.root.as_deref()), &arguments.id)?;
-    let record = &container.record;
     let resources = match &arguments.resources {
         Some(path) => read(path)?,
         None => {
@@ -91,11 +88,7 @@ pub(super) fn main(global: &super::Arguments, arguments: &Arguments) -> anyhow::
             arguments.resources().to_string().into_bytes()
         }
     };
-    let bundle = Bundle::kept(&container.config_path(), &record.bundle, &record.rootfs)?;
-    let update = crx_oci::update(&bundle, &resources)?;
-    update.warnings.iter().for_each(|warning| log::warning(warning));
-    container.ask(&Command::Update { container: arguments.id.clone(), limits: Box::new(update.limits) })?;
-    state::write_atomically(&container.config_path(), &update.config_json)?;
+    container.update(&resources)?;
     Ok(exit::SUCCESS)
 }
 
@@ -195,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::cli;
-    use crate::runtime::channel::{Failure, Report};
+    use crate::runtime::channel::{Command, Failure, Report};
     use crate::runtime::fake_pod::{FakePod, ID};
 
     /// Runs `crx update` on a container whose pod gives this report.

@@ -14,12 +14,15 @@
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::PoisonError;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::{Context, bail};
 use crx_proto::Hook;
+
+use super::host_process::STARTING;
 
 /// How often a hook with a timeout is looked after.
 const POLL: Duration = Duration::from_millis(5);
@@ -43,15 +46,13 @@ pub(crate) fn run(kind: &str, hooks: &[Hook], state: &serde_json::Value) -> anyh
 fn run_one(hook: &Hook, state: &str) -> anyhow::Result<()> {
     let [name, args @ ..] = hook.args.as_slice() else { bail!("has no name") };
     let environment = hook.env.iter().filter_map(|entry| entry.split_once('='));
-    let mut child = Command::new(&hook.path)
-        .arg0(name)
-        .args(args)
-        .env_clear()
-        .envs(environment)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    let mut command = Command::new(&hook.path);
+    command.arg0(name).args(args).env_clear().envs(environment);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = {
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        command.spawn()?
+    };
     if let Some(mut stdin) = child.stdin.take() {
         let state = state.to_owned();
         // A hook need not read it, and its timeout runs meanwhile.

@@ -1,12 +1,14 @@
 //! The process that is the container's on the host, as its launcher has it: started, told, heard, ended. Before:
 //! [`super::launch`]. Next: `cli::vmm`, in that process.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command as Process, ExitStatus};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
+use std::sync::{Mutex, PoisonError};
 use std::{io, thread};
 
 use anyhow::Context;
@@ -32,6 +34,38 @@ pub(super) const FORWARDED: [i32; 9] = [
     signal::SIGCONT,
     signal::SIGWINCH,
 ];
+
+/// What a process has as its standard streams.
+pub(crate) enum Streams {
+    /// Those of its launcher, a command, whose signals are for the process.
+    Own,
+    /// A terminal, whose other side goes to whoever listens on this socket.
+    Console(PathBuf),
+    /// These; the launcher keeps its own and its signals.
+    Given(Given),
+}
+
+impl Streams {
+    /// Those of a command's process: its terminal goes to a socket, if the command line names one.
+    pub(crate) fn of_command(console_socket: Option<PathBuf>) -> Self {
+        console_socket.map_or(Self::Own, Self::Console)
+    }
+}
+
+/// Files for the standard streams of a process; `/dev/null` where there is none.
+#[derive(Default)]
+pub(crate) struct Given {
+    /// Standard input.
+    pub(crate) stdin: Option<File>,
+    /// Standard output.
+    pub(crate) stdout: Option<File>,
+    /// Standard error.
+    pub(crate) stderr: Option<File>,
+}
+
+/// Held while a process is started with descriptors that others must not inherit. A caller that starts several at once
+/// would give each what is the others'.
+pub(super) static STARTING: Mutex<()> = Mutex::new(());
 
 /// What a launcher waits for.
 pub(super) enum Event {
@@ -67,25 +101,33 @@ impl HostProcess {
         id: &str,
         role: &Role,
         state: Option<&StateDir>,
-        console_socket: &Option<PathBuf>,
+        streams: Streams,
         new_network: bool,
         events: Sender<Event>,
     ) -> anyhow::Result<Self> {
-        let console = console_socket.as_ref().map(|path| console::open_and_send(path)).transpose()?;
         let (socket, inherited) = UnixStream::pair()?;
+        let mut command = Process::new("/proc/self/exe");
+        match streams {
+            Streams::Own => {}
+            Streams::Console(path) => {
+                let terminal = console::open_and_send(&path)?;
+                command.stdin(terminal.try_clone()?).stdout(terminal);
+            }
+            Streams::Given(Given { stdin, stdout, stderr }) => {
+                let file = |file: Option<File>| file.map_or_else(Stdio::null, Stdio::from);
+                command.stdin(file(stdin)).stdout(file(stdout)).stderr(file(stderr));
+            }
+        }
+        let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         // The child keeps both: the socket, and the lock that says the container is alive.
         fcntl_setfd(&inherited, FdFlags::empty())?;
         if let Some(state) = state {
             fcntl_setfd(state.lock(), FdFlags::empty())?;
         }
         let verb = if matches!(role, Role::Pod(_)) { "vmm" } else { "stand-in" };
-        let mut command = Process::new("/proc/self/exe");
         command.arg0("crx").args([verb, id, "--channel", &inherited.as_raw_fd().to_string()]);
         if let Some(state) = state {
             command.args(["--lock", &state.lock().as_raw_fd().to_string()]);
-        }
-        if let Some(terminal) = console {
-            command.stdin(terminal.try_clone()?).stdout(terminal);
         }
         let child = if new_network {
             // Namespaces are a thread's, and its children's: this one keeps its own.
@@ -101,7 +143,7 @@ impl HostProcess {
         if let Some(state) = state {
             fcntl_setfd(state.lock(), FdFlags::CLOEXEC)?;
         }
-        drop(inherited);
+        drop((inherited, starting));
         let process = Self { child: Some(child), socket };
         hear_reports(process.socket.try_clone()?, events)?;
         Ok(process)
@@ -110,6 +152,14 @@ impl HostProcess {
     /// Its ID.
     pub(super) fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Its socket, for whoever tells it something while another waits for its end.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub(super) fn socket(&self) -> io::Result<UnixStream> {
+        self.socket.try_clone()
     }
 
     /// Sends a message. A process that died already is told by its socket's end.

@@ -6,29 +6,24 @@
 //!
 //! Before: `cli::run`, `cli::create`, `cli::exec`.
 
-use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use crx_oci::Planned;
-use crx_proto::{ExecPlan, ExitStatus, FrameError, Namespace, NamespaceKind, Network, Plan};
-use signal_hook::consts::signal;
+use crx_proto::{ExecPlan, Namespace, NamespaceKind, Network, Plan};
 
-use super::channel::{Command, Failure, MAX_DESCRIPTORS, NewContainer, NewPod, Report, Role, Status};
-use super::host_process::{Event, FORWARDED, HostProcess, hear_signals};
-use super::state::{Record, StateDir};
+use super::attended::Attended;
+use super::channel::{Command, MAX_DESCRIPTORS, NewContainer, NewPod, Report, Role, Status};
+use super::following::{Following, Progress};
+use super::host_process::{Event, HostProcess, Streams, hear_signals};
+use super::state::{Container, Record, StateDir};
 use super::template::{self, Store, Template};
-use super::terminal::{self, RawTerminal};
 use super::timeline::{self, Span, Track};
-use super::{cgroup, exit, hooks, interfaces, log, network, pod, share, state};
-
-/// How long a launch may be silent on a terminal.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::{cgroup, exit, hooks, interfaces, log, network, pod, share, state, terminal};
 
 /// How far a launch is followed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,24 +42,24 @@ pub(crate) struct Caller {
     pub(crate) follow: Follow,
     /// File to write the process ID to.
     pub(crate) pid_file: Option<PathBuf>,
-    /// Socket to send the terminal to.
-    pub(crate) console_socket: Option<PathBuf>,
+    /// What it has as its standard streams.
+    pub(crate) streams: Streams,
 }
 
 impl Caller {
     /// Checks that there is a terminal for a process that has one, and nothing for one that has none.
     fn check_terminal(&self, terminal: bool) -> anyhow::Result<()> {
         let attached = self.follow == Follow::ToEnd;
-        match (terminal, attached, &self.console_socket) {
-            (true, false, None) => {
+        match (terminal, attached, &self.streams) {
+            (true, false, Streams::Own) => {
                 bail!(
                     "process.terminal: a detached container's terminal goes to a --console-socket; name one"
                 )
             }
-            (true, true, Some(_)) | (false, _, Some(_)) => {
+            (true, true, Streams::Console(_)) | (false, _, Streams::Console(_)) => {
                 bail!("--console-socket: only for a detached container with process.terminal")
             }
-            (true, true, None) if !terminal::on_stdin() => {
+            (true, true, Streams::Own) if !terminal::on_stdin() => {
                 bail!(
                     "config.json: process.terminal: stdin is not a terminal; set it to false or run crx on one"
                 )
@@ -106,14 +101,18 @@ pub(crate) struct Request {
     pub(crate) timeline: Track,
 }
 
-/// Launches a container, and follows it as far as its caller wants.
-///
-/// # Errors
-/// It could not be run, or its pod died. Nothing is left behind.
-pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
-    let terminal = request.planned.plan.process.terminal.is_some();
-    request.caller.check_terminal(terminal)?;
-    let attached = request.caller.follow == Follow::ToEnd;
+/// A container whose process has been told to make it.
+struct Begun {
+    state: StateDir,
+    record: Record,
+    process: HostProcess,
+    timeline: Track,
+    /// Why its pod boots although there could be a template.
+    without_template: Option<String>,
+}
+
+/// Claims the ID of a container, starts its process and has it make the container.
+fn begin(mut request: Request, events: Sender<Event>) -> anyhow::Result<Begun> {
     // Before there is anything to be undone: it may take as long as a boot.
     let template = match (&request.joins, &request.templates) {
         (None, Some(store)) => {
@@ -140,10 +139,11 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     let mut timeline = request.timeline;
     timeline.reached("ID claimed");
     request.pod.state_dir = state.path().canonicalize().context("cannot find the state directory again")?;
-    request.pod.detached = !attached;
-    request.pod.console = request.caller.console_socket.is_some();
-    let (events, received) = channel();
-    hear_signals(events.clone())?;
+    request.pod.detached = request.caller.follow != Follow::ToEnd;
+    request.pod.console = matches!(request.caller.streams, Streams::Console(_));
+    if !matches!(request.caller.streams, Streams::Given(_)) {
+        hear_signals(events.clone())?;
+    }
     // The signal handler is in place: a signal from here on finds the process that it has to end.
     let socket = request.joins.as_ref().map(state::Container::connect).transpose()?;
     request.pod.began_ns = timeline::monotonic_ns();
@@ -153,14 +153,8 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         Some(_) => Role::StandIn { console: request.pod.console, began_ns: request.pod.began_ns },
         None => Role::Pod(request.pod),
     };
-    let process = HostProcess::start(
-        &request.id,
-        &role,
-        Some(&state),
-        &request.caller.console_socket,
-        hooks_make_network,
-        events,
-    )?;
+    let streams = request.caller.streams;
+    let process = HostProcess::start(&request.id, &role, Some(&state), streams, hooks_make_network, events)?;
     record.pid = Some(process.pid());
     let namespace = request.network.as_ref().map(|source| source.path(process.pid()));
     record.network = namespace.transpose().context("cannot find the current directory")?.flatten();
@@ -210,24 +204,35 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     drop(descriptors);
     timeline.reached("files handed over");
     record.made = true;
-    let follow = request.caller.follow;
+    Ok(Begun { state, record, process, timeline, without_template })
+}
+
+/// Launches a container, and follows it as far as its caller wants.
+///
+/// # Errors
+/// It could not be run, or its pod died. Nothing is left behind.
+pub(crate) fn container(request: Request) -> anyhow::Result<u8> {
+    let terminal = request.planned.plan.process.terminal.is_some();
+    request.caller.check_terminal(terminal)?;
+    let Request { keep, timing, .. } = request;
+    let what = format!("container {:?}", request.id);
+    let (follow, pid_file) = (request.caller.follow, request.caller.pid_file.clone());
+    let (events, received) = channel();
+    let Begun { state, mut record, process, timeline, without_template } = begin(request, events)?;
     let on_created = |spans: &[Span]| {
         if follow == Follow::UntilCreated {
             timeline::begin_record(&state.timeline_path(), spans);
         }
         state.write(&record)?;
-        write_pid_file(&request.caller, record.pid)
+        write_pid_file(pid_file.as_deref(), record.pid)
     };
     let on_started = |spans: &[Span]| {
         timeline::begin_record(&state.timeline_path(), spans);
-        // Now that it has booted: one that cannot boot either has told why.
-        if let Some(reason) = &without_template {
-            log::warning(&format!("the pod booted without a template: {reason}"));
-        }
+        tell_why_it_booted(without_template.as_deref());
         poststart(&record);
     };
     let mut following = Following {
-        what: format!("container {:?}", request.id),
+        what,
         follow,
         process,
         terminal,
@@ -238,7 +243,7 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     };
     let result = following.follow(&received);
     let Following { mut process, mut timeline, .. } = following;
-    if !attached {
+    if follow != Follow::ToEnd {
         if result.as_ref().is_ok_and(|code| *code == exit::SUCCESS) {
             record.stays = true;
             state.write(&record)?;
@@ -248,11 +253,11 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
         return result;
     }
     process.end();
-    if result.is_ok() && request.timing {
+    if result.is_ok() && timing {
         timeline.reached("process gone");
         timeline::print(timeline.spans());
     }
-    if request.keep && result.is_ok() {
+    if keep && result.is_ok() {
         record.stays = true;
         state.write(&record)?;
         state.leave();
@@ -263,30 +268,94 @@ pub(crate) fn container(mut request: Request) -> anyhow::Result<u8> {
     result
 }
 
+/// Creates a container for a caller that stays with it: when the caller goes, the container ends.
+///
+/// # Errors
+/// It could not be made. Nothing is left behind.
+pub(crate) fn attended_container(request: Request) -> anyhow::Result<Attended> {
+    let what = format!("container {:?}", request.id);
+    let (events, received) = channel();
+    let Begun { state, mut record, process, mut timeline, without_template } = begin(request, events)?;
+    let attended = Attended::until(what, process, received, |report| matches!(report, Report::Created(_)))?;
+    timeline.extend(attended.spans.clone());
+    timeline.reached("container awaited");
+    timeline::begin_record(&state.timeline_path(), timeline.spans());
+    tell_why_it_booted(without_template.as_deref());
+    record.stays = true;
+    state.write(&record)?;
+    state.leave();
+    Ok(attended)
+}
+
+/// Now that the pod has booted: one that cannot boot either has told why.
+fn tell_why_it_booted(without_template: Option<&str>) {
+    if let Some(reason) = without_template {
+        log::warning(&format!("the pod booted without a template: {reason}"));
+    }
+}
+
+/// Starts a container that was created.
+///
+/// # Errors
+/// It was not created, or its program cannot be executed.
+pub(crate) fn start(container: &Container) -> anyhow::Result<()> {
+    let mut timeline = Track::new("crx");
+    match container.status() {
+        Status::Created => {}
+        Status::Stopped => bail!("cannot start a container that has stopped"),
+        Status::Running => bail!("cannot start an already running container"),
+        status => bail!("cannot start a container in the {status} state"),
+    }
+    timeline.reached("start checked");
+    let id = &container.record.id;
+    let Report::Started(spans) = container.ask(&Command::Start(id.clone()))? else {
+        bail!("container {id:?}: the pod gave no answer")
+    };
+    timeline.reached("start awaited");
+    timeline.extend(spans);
+    timeline::add_to_record(&container.timeline_path(), timeline.spans());
+    poststart(&container.record);
+    Ok(())
+}
+
+/// Has a new process execute a plan in a container.
+fn begin_executed(
+    container: &Container,
+    plan: ExecPlan,
+    streams: Streams,
+    events: Sender<Event>,
+) -> anyhow::Result<HostProcess> {
+    if container.status() == Status::Stopped {
+        bail!("cannot exec in a stopped container");
+    }
+    if !matches!(streams, Streams::Given(_)) {
+        hear_signals(events.clone())?;
+    }
+    let id = &container.record.id;
+    let began_ns = timeline::monotonic_ns();
+    let role = Role::StandIn { console: matches!(streams, Streams::Console(_)), began_ns };
+    let pod = container.connect()?;
+    let process = HostProcess::start(id, &role, None, streams, false, events)?;
+    process.tell(&role, &owned(Some(pod)))?;
+    process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
+    Ok(process)
+}
+
 /// Launches one more process in a container, and follows it as far as its caller wants.
 ///
 /// # Errors
 /// It could not be run, or its pod died.
-pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Caller) -> anyhow::Result<u8> {
+pub(crate) fn executed(container: &Container, plan: ExecPlan, caller: Caller) -> anyhow::Result<u8> {
     let terminal = plan.process.terminal.is_some();
     caller.check_terminal(terminal)?;
-    if container.status() == Status::Stopped {
-        bail!("cannot exec in a stopped container");
-    }
+    let Caller { follow, pid_file, streams } = caller;
     let (events, received) = channel();
-    hear_signals(events.clone())?;
-    let id = &container.record.id;
-    let began_ns = timeline::monotonic_ns();
-    let role = Role::StandIn { console: caller.console_socket.is_some(), began_ns };
-    let pod = container.connect()?;
-    let process = HostProcess::start(id, &role, None, &caller.console_socket, false, events)?;
-    process.tell(&role, &owned(Some(pod)))?;
+    let process = begin_executed(container, plan, streams, events)?;
     let pid = process.pid();
-    process.tell(&Command::Exec { container: id.clone(), plan: Box::new(plan) }, &[])?;
-    let on_created = |_: &[Span]| write_pid_file(caller, Some(pid));
+    let on_created = |_: &[Span]| write_pid_file(pid_file.as_deref(), Some(pid));
     let mut following = Following {
-        what: format!("exec in container {id:?}"),
-        follow: caller.follow,
+        what: what_executes(container),
+        follow,
         process,
         terminal,
         timeline: Track::new("crx"),
@@ -295,10 +364,30 @@ pub(crate) fn executed(container: &state::Container, plan: ExecPlan, caller: &Ca
         progress: Progress::default(),
     };
     let result = following.follow(&received);
-    if result.is_ok() && caller.follow != Follow::ToEnd {
+    if result.is_ok() && follow != Follow::ToEnd {
         following.process.release()?;
     }
     result
+}
+
+/// Launches one more process in a container for a caller that stays with it: when the caller goes, the process ends.
+///
+/// # Errors
+/// It could not be run.
+pub(crate) fn attended_exec(
+    container: &Container,
+    plan: ExecPlan,
+    streams: Streams,
+) -> anyhow::Result<Attended> {
+    let (events, received) = channel();
+    let process = begin_executed(container, plan, streams, events)?;
+    Attended::until(what_executes(container), process, received, |report| {
+        matches!(report, Report::Started(_))
+    })
+}
+
+fn what_executes(container: &Container) -> String {
+    format!("exec in container {:?}", container.record.id)
 }
 
 /// Refuses a first container that would not see its pod's interfaces: what its user namespace does not own is no use to its root, so
@@ -359,8 +448,8 @@ pub(crate) fn poststop(record: &Record) {
     }
 }
 
-fn write_pid_file(caller: &Caller, pid: Option<u32>) -> anyhow::Result<()> {
-    match (&caller.pid_file, pid) {
+fn write_pid_file(file: Option<&Path>, pid: Option<u32>) -> anyhow::Result<()> {
+    match (file, pid) {
         (Some(file), Some(pid)) => state::write_atomically(file, pid.to_string().as_bytes()),
         _ => Ok(()),
     }
@@ -369,179 +458,4 @@ fn write_pid_file(caller: &Caller, pid: Option<u32>) -> anyhow::Result<()> {
 /// The socket of a pod, to be handed on.
 fn owned(pod: Option<UnixStream>) -> Vec<OwnedFd> {
     pod.into_iter().map(OwnedFd::from).collect()
-}
-
-/// A launch under way, as its caller sees it.
-struct Following<'a> {
-    /// What is launched, for messages.
-    what: String,
-    follow: Follow,
-    process: HostProcess,
-    /// It has a terminal.
-    terminal: bool,
-    /// What everybody did so far.
-    timeline: Track,
-    /// What is to be done once the process is there.
-    on_created: &'a dyn Fn(&[Span]) -> anyhow::Result<()>,
-    /// And once it has executed its program.
-    on_started: &'a dyn Fn(&[Span]),
-    progress: Progress,
-}
-
-/// How far it has come.
-#[derive(Default)]
-struct Progress {
-    started: bool,
-    ended: Option<ExitStatus>,
-    /// The caller's terminal, while the process has it.
-    raw: Option<RawTerminal>,
-    told_to_wait: bool,
-}
-
-impl Following<'_> {
-    /// Follows the reports to the exit code; then the terminal is the caller's again.
-    fn follow(&mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
-        let result = self.follow_reports(events);
-        drop(self.progress.raw.take());
-        result
-    }
-
-    fn follow_reports(&mut self, events: &Receiver<Event>) -> anyhow::Result<u8> {
-        loop {
-            let event = match events.recv_timeout(PATIENCE) {
-                Ok(event) => event,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.show_waiting(true);
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => bail!("the VMM process cannot be heard"),
-            };
-            let code = match event {
-                Event::Signal(signal) => self.signal(signal),
-                Event::Report(report) => self.hear(report)?,
-                Event::Gone(error) => Some(self.gone(&error)?),
-            };
-            if let Some(code) = code {
-                self.show_waiting(false);
-                return Ok(code);
-            }
-        }
-    }
-
-    fn hear(&mut self, report: Report) -> anyhow::Result<Option<u8>> {
-        match report {
-            Report::Created(spans) => {
-                self.timeline.extend(spans);
-                if self.follow == Follow::UntilCreated {
-                    self.timeline.reached("container awaited");
-                }
-                (self.on_created)(self.timeline.spans())?;
-                return Ok((self.follow == Follow::UntilCreated).then_some(exit::SUCCESS));
-            }
-            Report::Started(spans) => {
-                self.show_waiting(false);
-                self.timeline.extend(spans);
-                self.timeline.reached("container awaited");
-                self.progress.started = true;
-                (self.on_started)(self.timeline.spans());
-                if self.follow == Follow::UntilStarted {
-                    return Ok(Some(exit::SUCCESS));
-                }
-                if self.terminal {
-                    // Not before: until the container can take them, Ctrl-C and the like are for crx.
-                    self.progress.raw = Some(RawTerminal::new().context("cannot use the terminal")?);
-                }
-            }
-            Report::Warning(text) => self.warn(&text),
-            Report::Ended(status) => {
-                self.timeline.reached("container ended");
-                self.progress.ended = Some(status);
-            }
-            Report::Drained(spans) => {
-                self.timeline.extend(spans);
-                let Some(status) = self.progress.ended else {
-                    bail!("{}: no exit status was reported", self.what)
-                };
-                if let ExitStatus::Signaled { out_of_memory: true, .. } = status {
-                    self.warn(
-                        "out of memory: the kernel killed it; raise linux.resources.memory.limit or give the pod more with --memory",
-                    );
-                }
-                return Ok(Some(status.code()));
-            }
-            Report::Failed(failure) => return self.failed(&failure).map(Some),
-            Report::Template(_)
-            | Report::Stream(_)
-            | Report::OutOfMemory
-            | Report::Status(_)
-            | Report::Network(_)
-            | Report::Answer(_) => {}
-        }
-        Ok(None)
-    }
-
-    fn failed(&mut self, failure: &Failure) -> anyhow::Result<u8> {
-        self.show_waiting(false);
-        for line in &failure.console {
-            log::detail(line);
-        }
-        Err(exit::Coded { code: failure.exit_code, message: format!("{}: {}", self.what, failure.message) }
-            .into())
-    }
-
-    /// Forwards a signal; before the process runs, and after it has ended, a signal ends the launch.
-    fn signal(&self, signal: i32) -> Option<u8> {
-        let number = u8::try_from(signal).unwrap_or(0);
-        let command = match (signal, &self.progress.ended) {
-            (signal::SIGWINCH, _) => {
-                let (rows, columns) = terminal::size();
-                Command::Resize { rows, columns }
-            }
-            (signal::SIGCONT, _) if !self.progress.started => return None,
-            (_, Some(status)) => return Some(status.code()),
-            (_, None) if !self.progress.started => return Some(exit::of_signal(number)),
-            _ => Command::Signal(number),
-        };
-        // A process that is gone is told by its socket's end.
-        let _ = self.process.tell(&command, &[]);
-        None
-    }
-
-    /// The process went without a last report. A signal that ends a launch may have reached it before it could ignore
-    /// that: a terminal's go to both.
-    fn gone(&mut self, error: &FrameError) -> anyhow::Result<u8> {
-        self.show_waiting(false);
-        let what = &self.what;
-        match self.process.wait() {
-            Some(status) => match status.signal() {
-                Some(signal) if !self.progress.started && FORWARDED.contains(&signal) => {
-                    Ok(exit::of_signal(u8::try_from(signal).unwrap_or(0)))
-                }
-                _ => bail!("{what}: its VMM process ended without a report: {status}"),
-            },
-            _ => bail!("{what}: its VMM process cannot be heard: {error}"),
-        }
-    }
-
-    fn warn(&mut self, text: &str) {
-        self.show_waiting(false);
-        log::warning(&format!("{}: {text}", self.what));
-    }
-
-    /// On a terminal, says once that a launch takes its time, and takes that back afterwards.
-    fn show_waiting(&mut self, waiting: bool) {
-        if self.progress.started
-            || self.terminal
-            || !io::stderr().is_terminal()
-            || waiting == self.progress.told_to_wait
-        {
-            return;
-        }
-        self.progress.told_to_wait = waiting;
-        if waiting {
-            eprint!("crx: the pod is booting ...");
-        } else {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

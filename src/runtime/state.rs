@@ -238,6 +238,27 @@ impl Container {
         self.directory.join(CONFIG)
     }
 
+    /// Its bundle, likewise.
+    ///
+    /// # Errors
+    /// The configuration cannot be read.
+    pub(crate) fn bundle(&self) -> anyhow::Result<crx_oci::Bundle> {
+        let Record { bundle, rootfs, .. } = &self.record;
+        Ok(crx_oci::Bundle::kept(&self.config_path(), bundle, rootfs)?)
+    }
+
+    /// Gives it other limits, and keeps them in its configuration.
+    ///
+    /// # Errors
+    /// `resources`, JSON as `linux.resources` has it, cannot be honoured, or the pod refuses.
+    pub(crate) fn update(&self, resources: &[u8]) -> anyhow::Result<()> {
+        let update = crx_oci::update(&self.bundle()?, resources)?;
+        update.warnings.iter().for_each(|warning| log::warning(warning));
+        let container = self.record.id.clone();
+        self.ask(&Command::Update { container, limits: Box::new(update.limits) })?;
+        write_atomically(&self.config_path(), &update.config_json)
+    }
+
     /// Where its launch is recorded.
     pub(crate) fn timeline_path(&self) -> PathBuf {
         self.directory.join(TIMELINE)

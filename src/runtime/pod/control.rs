@@ -455,9 +455,10 @@ impl Pod {
             }
             GuestMessage::Exited { process, status } => self.exited(process, status),
             GuestMessage::OutOfMemory(process) => {
+                let owner = self.processes.get(process).map(|process| process.owner);
                 let watchers =
                     self.processes.container_mut(process).map(|container| container.watchers.clone());
-                for client in watchers.unwrap_or_default() {
+                for client in owner.into_iter().chain(watchers.unwrap_or_default()) {
                     self.report(client, &Report::OutOfMemory, &[]);
                 }
             }

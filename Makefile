@@ -22,14 +22,14 @@ run: dist ## set everything up, then run a busybox bundle in a microVM and show 
 	$(dist)/crx run --bundle target/hello hello
 
 .PHONY: dist
-dist: packages ## target/dist: crx, in guest/ its kernel and its first process, in share/ man pages and completions
+dist: packages ## target/dist: crx, containerd's shim, in guest/ its kernel and its first process, in share/ man pages and completions
 	@vmlinux=$$(rootfs/kernel/build)
 	mkdir -p $(dist)/guest
 	install -C -m 644 "$$vmlinux" $(dist)/guest/vmlinux
 	rootfs/initramfs $(dist)/guest/initramfs
 	# Static (and at random addresses all the same): two processes a launch, and half of what each takes to begin was dynamic linking.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(target) --package crx --bin crx
-	install -C -m 755 "$${CARGO_TARGET_DIR:-target}/$(target)/release/crx" $(dist)/crx
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(target) --package crx --bin crx --package crx-shim
+	install -C -m 755 "$${CARGO_TARGET_DIR:-target}/$(target)/release/"{crx,containerd-shim-crx-v2} $(dist)
 	share=$(dist)/share
 	rm -rf "$$share"
 	mkdir -p "$$share"/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}

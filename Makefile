@@ -28,7 +28,7 @@ dist: packages ## target/dist: crx, containerd's shim, in guest/ its kernel and 
 	install -C -m 644 "$$vmlinux" $(dist)/guest/vmlinux
 	rootfs/initramfs $(dist)/guest/initramfs
 	# Static (and at random addresses all the same): two processes a launch, and half of what each takes to begin was dynamic linking.
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(target) --package crx --bin crx --package crx-shim
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target $(target) --package crx --package crx-shim --bin crx --bin containerd-shim-crx-v2
 	install -C -m 755 "$${CARGO_TARGET_DIR:-target}/$(target)/release/"{crx,containerd-shim-crx-v2} $(dist)
 	share=$(dist)/share
 	rm -rf "$$share"

@@ -5,7 +5,7 @@
 # Always in the root: what the lab needs itself, then what the tests compare crx with or look at it with.
 # shellcheck disable=SC2154 # set by lab
 lab_packages='busybox-static kmod procps iproute2 util-linux time jq strace runc crun python3-minimal
-  podman buildah netavark catatonit containernetworking-plugins passt iputils-ping iperf3 wrk'
+  podman buildah netavark catatonit containernetworking-plugins passt iputils-ping iperf3 wrk containerd'
 
 mkdir -p "$cache"
 exec 9>"$cache/lock"

@@ -62,11 +62,37 @@ pub struct ActiveQueue {
     pub kick: EventFd,
 }
 
+/// The InterruptStatus register (virtio 1.2, 4.2.2).
+#[derive(Debug, Default)]
+pub(crate) struct InterruptStatus {
+    bits: AtomicU32,
+    /// For how many [`DirectInterrupt`]s the line is written by somebody who does not know this register.
+    direct: AtomicU32,
+}
+
+impl InterruptStatus {
+    /// What the driver reads. While somebody else writes the line, every interrupt may be for used buffers: the driver looks
+    /// into its rings once too often at worst. A bit for each of those interrupts would need a thread of ours in their way.
+    pub(crate) fn read(&self) -> u32 {
+        let direct = self.direct.load(Ordering::SeqCst) > 0;
+        self.bits.load(Ordering::SeqCst) | if direct { VIRTIO_MMIO_INT_VRING } else { 0 }
+    }
+
+    /// Sets all its bits.
+    pub(crate) fn set(&self, bits: u32) {
+        self.bits.store(bits, Ordering::SeqCst);
+    }
+
+    /// The driver has seen these.
+    pub(crate) fn acknowledge(&self, bits: u32) {
+        self.bits.fetch_and(!bits, Ordering::SeqCst);
+    }
+}
+
 /// The device's way to interrupt its driver; clones share the line.
 #[derive(Clone)]
 pub struct Interrupt {
-    /// InterruptStatus register (virtio 1.2, 4.2.2).
-    status: Arc<AtomicU32>,
+    status: Arc<InterruptStatus>,
     /// Status register, for NEEDS_RESET.
     device_status: Arc<AtomicU32>,
     /// An irqfd.
@@ -76,7 +102,11 @@ pub struct Interrupt {
 impl Interrupt {
     /// Joins the registers that the transport shows and the irqfd of the device's line.
     #[must_use]
-    pub fn new(status: Arc<AtomicU32>, device_status: Arc<AtomicU32>, line: Arc<EventFd>) -> Self {
+    pub(crate) fn new(
+        status: Arc<InterruptStatus>,
+        device_status: Arc<AtomicU32>,
+        line: Arc<EventFd>,
+    ) -> Self {
         Self { status, device_status, line }
     }
 
@@ -103,9 +133,31 @@ impl Interrupt {
         let _ = self.raise(VIRTIO_MMIO_INT_CONFIG);
     }
 
+    /// The irqfd, for somebody who writes it as long as the [`DirectInterrupt`] is there.
+    pub(crate) fn line(&self) -> &EventFd {
+        &self.line
+    }
+
+    /// Lets somebody else than a worker write the line for used buffers: the host's kernel.
+    pub(crate) fn direct(&self) -> DirectInterrupt {
+        self.status.direct.fetch_add(1, Ordering::SeqCst);
+        DirectInterrupt(self.clone())
+    }
+
     fn raise(&self, bit: u32) -> io::Result<()> {
-        self.status.fetch_or(bit, Ordering::SeqCst);
+        self.status.bits.fetch_or(bit, Ordering::SeqCst);
         self.line.write(1)
+    }
+}
+
+/// As long as this is there, the line may be written without a word to InterruptStatus.
+pub(crate) struct DirectInterrupt(Interrupt);
+
+impl Drop for DirectInterrupt {
+    fn drop(&mut self) {
+        // For an interrupt whose driver has not read the register yet. The line is a counter that is never full.
+        let _ = self.0.used_buffers();
+        self.0.status.direct.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Before: the transport activated the device (`device`). A thread for each queue pair in use (`worker`) moves frames
 //! between the guest's buffers and a tap, without a copy in between: `rx` towards the guest, `tx` from it, both over a
-//! `ring`. The first one also answers the driver's commands (`control`). What the workers, the registers and the host
+//! `ring`; or they have the host's kernel do so (`vhost`). The first one also answers the driver's commands (`control`). What the workers, the registers and the host
 //! share is in `shared`; the host's way to it is [`NetPort`], with which taps are plugged in and out at any time.
 //!
 //! The device has no state of its own that a snapshot would need: which pairs are in use is seen in their rings, offloads
@@ -12,6 +12,7 @@
 mod control;
 mod device;
 mod limit;
+mod mail;
 mod port;
 mod ring;
 mod rx;
@@ -21,11 +22,13 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod vhost;
 mod worker;
 
 pub use device::{Net, NetConfig};
 pub use limit::{Limits, Rate};
-pub use port::{Counters, NetPort, PlugError};
+pub use port::{Carriers, Counters, NetPort, PlugError};
+pub use vhost::Vhost;
 
 /// Most queue pairs of a device: flows of more processors share them. Each pair is 24 KiB of rings in the guest.
 pub const MAX_QUEUE_PAIRS: usize = 4;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::limit::{Gate, Limits};
 use super::shared::{Backend, Gates, Shared};
 use super::tap::Tap;
+use super::vhost::Vhost;
 use super::{HEADER_BYTES, MAX_QUEUE_PAIRS};
 
 /// Where taps are plugged into a device; clones are the same port. Until a tap is plugged in, what the guest sends is
@@ -16,12 +17,24 @@ use super::{HEADER_BYTES, MAX_QUEUE_PAIRS};
 #[derive(Clone, Debug, Default)]
 pub struct NetPort(pub(super) Arc<Shared>);
 
+/// Who moves frames between the guest and its taps.
+#[derive(Debug)]
+pub enum Carriers {
+    /// The device's workers, within limits.
+    Workers(Limits),
+    /// The host's kernel, which knows none: one for each tap. Where it gives up the workers go on.
+    Vhost(Vec<Vhost>),
+}
+
 /// Why taps cannot be plugged in.
 #[derive(Debug, thiserror::Error)]
 pub enum PlugError {
     /// None, or more than queue pairs.
     #[error("{0} queues of a tap for a network device: must be 1 to {MAX_QUEUE_PAIRS}")]
     Count(usize),
+    /// Not one for each tap.
+    #[error("{0} descriptors of /dev/vhost-net for {1} queues of a tap: must be as many")]
+    Vhosts(usize, usize),
     /// There are taps already.
     #[error("the network device has a tap already: unplug it first")]
     Occupied,
@@ -50,20 +63,25 @@ impl NetPort {
     ///
     /// # Errors
     /// The descriptors are no such tap, there is one already, or the kernel refused a setting.
-    pub fn plug(&self, queues: Vec<OwnedFd>, limits: Limits) -> Result<(), PlugError> {
-        self.plug_taps(queues.into_iter().map(Tap::new).collect::<Result<_, _>>()?, limits)
+    pub fn plug(&self, queues: Vec<OwnedFd>, carriers: Carriers) -> Result<(), PlugError> {
+        self.plug_taps(queues.into_iter().map(Tap::new).collect::<Result<_, _>>()?, carriers)
     }
 
-    pub(super) fn plug_taps(&self, taps: Vec<Tap>, limits: Limits) -> Result<(), PlugError> {
+    pub(super) fn plug_taps(&self, taps: Vec<Tap>, carriers: Carriers) -> Result<(), PlugError> {
         if !(1..=MAX_QUEUE_PAIRS).contains(&taps.len()) {
             return Err(PlugError::Count(taps.len()));
         }
+        let (limits, vhosts) = match carriers {
+            Carriers::Workers(limits) => (limits, Vec::new()),
+            Carriers::Vhost(vhosts) if vhosts.len() == taps.len() => (Limits::default(), vhosts),
+            Carriers::Vhost(vhosts) => return Err(PlugError::Vhosts(vhosts.len(), taps.len())),
+        };
         let now = Instant::now();
         let gates = Gates {
             rx: Gate::new(limits.rx_bytes, limits.rx_frames, now),
             tx: Gate::new(limits.tx_bytes, limits.tx_frames, now),
         };
-        self.0.plug(Backend::new(taps, gates))
+        self.0.plug(Backend::new(taps, vhosts, gates))
     }
 
     /// Takes the tap out, if there is one. When this returns workers may still be at their last round of frames; they
@@ -79,7 +97,7 @@ impl NetPort {
     }
 }
 
-/// Frames since the device was made, over all its queues.
+/// Frames that its workers have moved since the device was made, over all its queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames that the guest got.

@@ -56,6 +56,20 @@ impl<'m> Ring<'m> {
         self.active
     }
 
+    /// The queue and its doorbell; no chain is at hand.
+    pub(super) fn active(&self) -> &ActiveQueue {
+        &self.active
+    }
+
+    /// Goes on where somebody else has come to: the next entry of the available ring, and what the used ring says of itself.
+    pub(super) fn go_on(&mut self, next_available: u16) -> Result<(), RingError> {
+        let used: u16 = self.memory.load(GuestAddress(self.queue().used_ring() + 2), Ordering::Acquire)?;
+        self.active.queue.set_next_avail(next_available);
+        self.active.queue.set_next_used(u16::from_le(used));
+        self.announced = Wrapping(u16::from_le(used));
+        Ok(())
+    }
+
     /// Most chains that can be in it.
     pub(super) fn size(&self) -> usize {
         self.queue().size().into()

@@ -70,9 +70,19 @@ impl<'m> Rx<'m> {
         self.ring.no_kicks()
     }
 
-    /// The queue, with the chains at hand back in it; a frame that waited for more is lost.
-    pub(super) fn into_active(mut self) -> ActiveQueue {
+    /// The ring, with the chains at hand back in it; a frame that waited for more is lost.
+    pub(super) fn ring(&mut self) -> &mut Ring<'m> {
         self.ring.unpop(self.chains.len());
+        self.chains.clear();
+        self.slices.clear();
+        self.room = 0;
+        self.waiting = None;
+        &mut self.ring
+    }
+
+    /// The queue.
+    pub(super) fn into_active(mut self) -> ActiveQueue {
+        self.ring();
         self.ring.into_active()
     }
 

@@ -8,9 +8,11 @@ use std::thread::{self, JoinHandle};
 use virtio_queue::{Queue, QueueT};
 
 use super::limit::Gate;
+use super::mail::{Link, Mailbox};
 use super::port::Tally;
 use super::tap::Tap;
-use super::worker::{Link, Mailbox, Worker};
+use super::vhost::Vhost;
+use super::worker::Worker;
 use super::{MAX_QUEUE_PAIRS, PlugError, control, ring};
 use crate::{ActivateError, ActiveQueue, GuestMem, Interrupt};
 
@@ -28,15 +30,18 @@ pub(super) struct Gates {
 #[derive(Debug)]
 pub(super) struct Backend {
     taps: Vec<Arc<Tap>>,
+    /// What carries each of them, if it is not the workers.
+    vhosts: Vec<Arc<Vhost>>,
     gates: Arc<Gates>,
     /// How many of the queues, from the first on, get frames.
     attached: usize,
 }
 
 impl Backend {
-    pub(super) fn new(taps: Vec<Tap>, gates: Gates) -> Self {
+    pub(super) fn new(taps: Vec<Tap>, vhosts: Vec<Vhost>, gates: Gates) -> Self {
         let attached = taps.len();
-        Self { taps: taps.into_iter().map(Arc::new).collect(), gates: Arc::new(gates), attached }
+        let (taps, vhosts) = (taps.into_iter().map(Arc::new), vhosts.into_iter().map(Arc::new));
+        Self { taps: taps.collect(), vhosts: vhosts.collect(), gates: Arc::new(gates), attached }
     }
 
     /// Has frames come to the first `pairs` queues only: nobody reads the others.
@@ -59,6 +64,8 @@ impl Backend {
         Link {
             tap: Arc::clone(&self.taps[pair % self.attached]),
             receives: pair < self.attached,
+            // A pair that only sends does so over another's tap.
+            vhost: self.vhosts.get(pair).filter(|_| pair < self.attached).cloned(),
             gates: Arc::clone(&self.gates),
         }
     }

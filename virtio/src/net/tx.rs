@@ -39,9 +39,16 @@ impl<'m> Tx<'m> {
         self.ring.no_kicks()
     }
 
-    /// The queue, with a frame that was not sent back in it.
+    /// The ring, with a frame that was not sent back in it.
+    pub(super) fn ring(&mut self) -> &mut Ring<'m> {
+        self.ring.unpop(self.next.take().iter().len());
+        self.slices.clear();
+        &mut self.ring
+    }
+
+    /// The queue.
     pub(super) fn into_active(mut self) -> ActiveQueue {
-        self.ring.unpop(self.next.iter().len());
+        self.ring();
         self.ring.into_active()
     }
 

@@ -1,27 +1,28 @@
 //! The threads `crx-net0` and on, one for each queue pair in use: wait for kicks and the tap, move frames in both
 //! directions, interrupt the guest once for all of them. The first also answers the driver's commands. Before:
-//! [`super::shared`] started it with the queues, which it gives back at its end.
+//! [`super::shared`] started it with the queues, which it gives back at its end. While the host's kernel carries a pair's
+//! frames ([`super::vhost`]), its thread sleeps but for commands.
 //!
 //! Everything is watched for edges: nothing is read to make a doorbell quiet, and a tap with frames for which the guest
 //! has no buffers costs nothing.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::control::Control;
 use super::limit::Gate;
+use super::mail::{Link, Mailbox, Stop};
 use super::ring::{Ring, RingError};
 use super::rx::{Received, Rx};
-use super::shared::{Gates, Shared};
-use super::tap::Tap;
+use super::shared::Shared;
 use super::tx::{Sent, Tx};
+use super::vhost::Carried;
 use crate::{ActiveQueue, GuestMem, Interrupt};
 
 /// Frames moved in one direction before the other has its turn and the guest is interrupted.
@@ -33,60 +34,10 @@ const RX_KICK: u64 = 1;
 const TX_KICK: u64 = 2;
 const CONTROL_KICK: u64 = 3;
 const TAP: u64 = 4;
+const VHOST_ERROR: u64 = 5;
 
 /// Events taken at once: all that there are.
-const MAX_EVENTS: usize = 5;
-
-/// What a worker works for.
-#[derive(Clone)]
-pub(super) struct Link {
-    pub(super) tap: Arc<Tap>,
-    /// The tap's frames come here, too.
-    pub(super) receives: bool,
-    pub(super) gates: Arc<Gates>,
-}
-
-#[derive(Default)]
-struct Mail {
-    stop: bool,
-    link: Option<Link>,
-}
-
-/// What a worker is told.
-pub(super) struct Mailbox {
-    mail: Mutex<Mail>,
-    bell: EventFd,
-}
-
-impl Mailbox {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { mail: Mutex::default(), bell: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)? })
-    }
-
-    /// Has the worker end.
-    pub(super) fn stop(&self) {
-        self.put(|mail| mail.stop = true);
-    }
-
-    /// Gives it a tap, or none.
-    pub(super) fn link(&self, link: Option<Link>) {
-        self.put(|mail| mail.link = link);
-    }
-
-    fn put(&self, change: impl FnOnce(&mut Mail)) {
-        change(&mut self.mail.lock().unwrap_or_else(PoisonError::into_inner));
-        // The counter would be full after 2^64 letters.
-        let _ = self.bell.write(1);
-    }
-
-    /// The link as it is now; an error if the worker is to end.
-    fn read(&self) -> Result<Option<Link>, Stop> {
-        let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        if mail.stop { Err(Stop) } else { Ok(mail.link.clone()) }
-    }
-}
-
-struct Stop;
+const MAX_EVENTS: usize = 6;
 
 /// Everything that a worker is started with.
 pub(super) struct Worker {
@@ -104,9 +55,7 @@ impl Worker {
     pub(super) fn run(self) -> Vec<(usize, ActiveQueue)> {
         let Self { memory, interrupt, features, shared, mailbox, queues } = self;
         let [Some((rx_number, rx)), Some((tx_number, tx)), control] = queues else { return Vec::new() };
-        let kicks = [Some(&rx), Some(&tx), control.as_ref().map(|(_, active)| active)]
-            .map(|active| active.map(|active| active.kick.as_raw_fd()));
-        let epoll = watch(mailbox.bell.as_raw_fd(), kicks);
+        let epoll = watch(&mailbox, control.as_ref().map(|(_, active)| active));
         let mergeable = features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         let rx = Rx::new(Ring::new(&memory, rx), mergeable);
         let tx = Tx::new(Ring::new(&memory, tx));
@@ -118,9 +67,16 @@ impl Worker {
             tx: Way::new(tx),
             control: control.map(Way::new),
             link: None,
+            carrier: Carrier::Worker,
+            memory: &memory,
+            features,
+            interrupt: &interrupt,
             shared: &shared,
         };
-        let served = epoll.map_err(|_| Broken).and_then(|epoll| pair.serve(&epoll, &mailbox, &interrupt));
+        let served = epoll.map_err(|_| Broken).and_then(|epoll| {
+            let served = pair.serve(&epoll, &mailbox);
+            pair.take_back(&epoll).and(served)
+        });
         if served.is_err() {
             interrupt.needs_reset();
         }
@@ -140,17 +96,30 @@ impl From<RingError> for Broken {
     }
 }
 
-/// The epoll instance of a worker.
-fn watch(bell: RawFd, kicks: [Option<RawFd>; 3]) -> io::Result<Epoll> {
+/// The epoll instance of a worker, for what it hears whoever carries the frames.
+fn watch(mailbox: &Mailbox, control: Option<&ActiveQueue>) -> io::Result<Epoll> {
     let epoll = Epoll::new()?;
-    let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
-    epoll.ctl(ControlOperation::Add, bell, EpollEvent::new(edge, MAIL))?;
-    for (number, kick) in [RX_KICK, TX_KICK, CONTROL_KICK].into_iter().zip(kicks) {
-        if let Some(kick) = kick {
-            epoll.ctl(ControlOperation::Add, kick, EpollEvent::new(edge, number))?;
-        }
+    add(&epoll, mailbox.bell.as_raw_fd(), EventSet::IN, MAIL)?;
+    if let Some(active) = control {
+        add(&epoll, active.kick.as_raw_fd(), EventSet::IN, CONTROL_KICK)?;
     }
     Ok(epoll)
+}
+
+fn add(epoll: &Epoll, fd: RawFd, events: EventSet, number: u64) -> io::Result<()> {
+    epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(events | EventSet::EDGE_TRIGGERED, number))
+}
+
+/// A descriptor that is not watched is fine. One that is has to be taken out: it may be open elsewhere, and closing it would
+/// not end the watch.
+fn remove(epoll: &Epoll, fd: RawFd) {
+    let _ = epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+}
+
+/// Who moves the frames of a pair.
+enum Carrier {
+    Worker,
+    Vhost(Carried),
 }
 
 /// A queue, and what is known of both its ends. There may be something until it was looked at.
@@ -196,21 +165,26 @@ struct Pair<'m> {
     tx: Way<Tx<'m>>,
     control: Option<Way<Control<'m>>>,
     link: Option<Link>,
+    carrier: Carrier,
+    memory: &'m GuestMem,
+    features: u64,
+    interrupt: &'m Interrupt,
     shared: &'m Shared,
 }
 
 impl Pair<'_> {
-    fn serve(&mut self, epoll: &Epoll, mailbox: &Mailbox, interrupt: &Interrupt) -> Result<(), Broken> {
-        self.rx.queue.begin()?;
-        self.tx.queue.begin()?;
+    fn serve(&mut self, epoll: &Epoll, mailbox: &Mailbox) -> Result<(), Broken> {
+        self.begin(epoll)?;
         // Links sent before the first wait.
         let Ok(()) = self.read_mail(epoll, mailbox)? else { return Ok(()) };
         loop {
             if self.wait(epoll)? {
                 let Ok(()) = self.read_mail(epoll, mailbox)? else { return Ok(()) };
             }
-            self.receive()?;
-            self.send()?;
+            if matches!(self.carrier, Carrier::Worker) {
+                self.receive()?;
+                self.send()?;
+            }
             let mut due = self.rx.queue.interrupt_due()?;
             due |= self.tx.queue.interrupt_due()?;
             if let Some(control) = &mut self.control {
@@ -221,7 +195,7 @@ impl Pair<'_> {
             }
             if due {
                 // The irqfd is a counter: the write fails only at 2^64 - 1 interrupts that nobody took.
-                let _ = interrupt.used_buffers();
+                let _ = self.interrupt.used_buffers();
             }
         }
     }
@@ -237,10 +211,11 @@ impl Pair<'_> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             other => other.map_err(|_| Broken)?,
         };
-        let mut mail = false;
+        let (mut mail, mut failed) = (false, false);
         for event in &events[..count] {
             match event.data() {
                 MAIL => mail = true,
+                VHOST_ERROR => failed = true,
                 RX_KICK => self.rx.guest_ready = true,
                 TX_KICK => self.tx.guest_ready = true,
                 CONTROL_KICK => self.control.iter_mut().for_each(|control| control.guest_ready = true),
@@ -251,6 +226,11 @@ impl Pair<'_> {
                 }
             }
         }
+        if failed {
+            // The worker goes on, and says what is wrong with the ring if the driver broke it.
+            self.take_back(epoll)?;
+            self.watch_tap(epoll)?;
+        }
         Ok(mail)
     }
 
@@ -258,6 +238,9 @@ impl Pair<'_> {
     fn pause(&self) -> Option<Duration> {
         if self.control.as_ref().is_some_and(|control| control.guest_ready) {
             return Some(Duration::ZERO);
+        }
+        if matches!(self.carrier, Carrier::Vhost(_)) {
+            return None;
         }
         let now = Instant::now();
         let receives = self.link.as_ref().is_some_and(|link| link.receives);
@@ -271,24 +254,69 @@ impl Pair<'_> {
             Ok(link) => link,
             Err(stop) => return Ok(Err(stop)),
         };
+        self.take_back(epoll)?;
         if let Some(old) = self.link.take() {
-            // The descriptor may be open elsewhere: closing it would not end the watch.
-            let _ = epoll.ctl(ControlOperation::Delete, old.tap.as_raw_fd(), EpollEvent::default());
-        }
-        if let Some(new) = &link {
-            let mut events = EventSet::OUT | EventSet::EDGE_TRIGGERED;
-            if new.receives {
-                events |= EventSet::IN;
-            }
-            let event = EpollEvent::new(events, TAP);
-            epoll.ctl(ControlOperation::Add, new.tap.as_raw_fd(), event).map_err(|_| Broken)?;
+            remove(epoll, old.tap.as_raw_fd());
         }
         self.link = link;
+        if !self.hand_over(epoll)? {
+            self.watch_tap(epoll)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// The worker is about to carry the frames: hears the guest's doorbells, once they are asked for.
+    fn begin(&mut self, epoll: &Epoll) -> Result<(), Broken> {
+        self.rx.queue.begin()?;
+        self.tx.queue.begin()?;
+        for (ring, number) in [(self.rx.queue.ring(), RX_KICK), (self.tx.queue.ring(), TX_KICK)] {
+            add(epoll, ring.active().kick.as_raw_fd(), EventSet::IN, number).map_err(|_| Broken)?;
+        }
+        self.rx.guest_ready = true;
+        self.tx.guest_ready = true;
+        Ok(())
+    }
+
+    /// The worker carries the frames of the link, if there is one.
+    fn watch_tap(&mut self, epoll: &Epoll) -> Result<(), Broken> {
+        if let Some(link) = &self.link {
+            let events = if link.receives { EventSet::IN | EventSet::OUT } else { EventSet::OUT };
+            add(epoll, link.tap.as_raw_fd(), events, TAP).map_err(|_| Broken)?;
+        }
         self.rx.tap_ready = true;
         self.tx.tap_ready = true;
         self.rx.not_before = None;
         self.tx.not_before = None;
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Has the kernel carry the frames of the link, if it shall and will.
+    fn hand_over(&mut self, epoll: &Epoll) -> Result<bool, Broken> {
+        let Some(Link { tap, vhost: Some(vhost), .. }) = &self.link else { return Ok(false) };
+        let rings = [self.rx.queue.ring().active(), self.tx.queue.ring().active()];
+        let prepared = Carried::new(Arc::clone(vhost), self.memory, self.features, self.interrupt, rings);
+        let Ok(carried) = prepared else { return Ok(false) };
+        for ring in rings {
+            remove(epoll, ring.kick.as_raw_fd());
+        }
+        let started = add(epoll, carried.errors(), EventSet::IN, VHOST_ERROR).and_then(|()| carried.run(tap));
+        self.carrier = Carrier::Vhost(carried);
+        if started.is_err() {
+            self.take_back(epoll)?;
+        }
+        Ok(started.is_ok())
+    }
+
+    /// Has the worker carry the frames again, if the kernel does.
+    fn take_back(&mut self, epoll: &Epoll) -> Result<(), Broken> {
+        let Carrier::Vhost(carried) = std::mem::replace(&mut self.carrier, Carrier::Worker) else {
+            return Ok(());
+        };
+        remove(epoll, carried.errors());
+        let [rx, tx] = carried.take_back().map_err(|_| Broken)?;
+        self.rx.queue.ring().go_on(rx)?;
+        self.tx.queue.ring().go_on(tx)?;
+        self.begin(epoll)
     }
 
     fn receive(&mut self) -> Result<(), RingError> {

@@ -18,6 +18,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::regs::{self, Access, CONFIG_OFFSET, Register};
 use super::state::{RingState, StateError, WindowState};
+use crate::device::InterruptStatus;
 use crate::{Activation, ActiveQueue, GuestMem, Interrupt, VirtioDevice};
 
 /// A window could not be made.
@@ -50,7 +51,7 @@ pub struct MmioTransport {
     device_features_sel: u32,
     driver_features_sel: u32,
     status: Arc<AtomicU32>,
-    interrupt_status: Arc<AtomicU32>,
+    interrupt_status: Arc<InterruptStatus>,
     line: Arc<EventFd>,
     active: bool,
 }
@@ -82,7 +83,7 @@ impl MmioTransport {
             device_features_sel: 0,
             driver_features_sel: 0,
             status: Arc::new(AtomicU32::new(0)),
-            interrupt_status: Arc::new(AtomicU32::new(0)),
+            interrupt_status: Arc::default(),
             line: Arc::new(eventfd()?),
             active: false,
         })
@@ -126,7 +127,7 @@ impl MmioTransport {
             self.active = false;
         }
         self.status.store(0, Ordering::SeqCst);
-        self.interrupt_status.store(0, Ordering::SeqCst);
+        self.interrupt_status.set(0);
         self.accepted = 0;
         self.queue_sel = 0;
         self.device_features_sel = 0;
@@ -161,7 +162,7 @@ impl MmioTransport {
             features: self.accepted,
             status,
             // After the workers have stopped: their last interrupts are in it.
-            interrupt_status: self.interrupt_status.load(Ordering::SeqCst),
+            interrupt_status: self.interrupt_status.read(),
             queues,
         })
     }
@@ -187,7 +188,7 @@ impl MmioTransport {
         }
         self.accepted = state.features;
         self.status.store(state.status, Ordering::SeqCst);
-        self.interrupt_status.store(state.interrupt_status, Ordering::SeqCst);
+        self.interrupt_status.set(state.interrupt_status);
         if state.status & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
             self.activate();
         }
@@ -218,7 +219,7 @@ impl MmioTransport {
                 self.queues.get(self.queue_sel).map_or(0, |setup| setup.queue.max_size().into())
             }
             Register::QueueReady => self.queues.get(self.queue_sel).map_or(0, |setup| setup.ready.into()),
-            Register::InterruptStatus => self.interrupt_status.load(Ordering::SeqCst),
+            Register::InterruptStatus => self.interrupt_status.read(),
             Register::Status => self.status.load(Ordering::SeqCst),
             // No shared memory region: length and base read as all ones (virtio 1.2, 4.2.2).
             Register::ShmLenLow | Register::ShmLenHigh | Register::ShmBaseLow | Register::ShmBaseHigh => {
@@ -241,9 +242,7 @@ impl MmioTransport {
                     let _ = setup.kick.write(1);
                 }
             }
-            Register::InterruptAck => {
-                self.interrupt_status.fetch_and(!value, Ordering::SeqCst);
-            }
+            Register::InterruptAck => self.interrupt_status.acknowledge(value),
             Register::Status => self.write_status(value),
             _ => self.write_queue(register, value),
         }

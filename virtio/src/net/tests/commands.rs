@@ -55,7 +55,7 @@ fn any_pairs_can_be_used_before_a_tap_is_there_and_no_more_than_its_queues_after
     assert!(guest.command(&pairs(4)) && guest.command(&pairs(1)));
     assert!(!guest.command(&pairs(0)) && !guest.command(&pairs(5)));
     let Some((host, taps)) = host(2) else { return };
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     assert!(guest.command(&pairs(2)) && guest.command(&pairs(1)));
     assert!(!guest.command(&pairs(3)));
     guest.send(tx(0), &frame(1, 60));

@@ -144,7 +144,7 @@ fn a_full_tap_keeps_frames_back_until_it_has_room() {
     let (ours, theirs) = sockets();
     let (device, port) = net();
     let mut guest = Guest::started(device, u64::MAX);
-    port.plug_taps(vec![Tap::socket(theirs)], Limits::default()).unwrap();
+    port.plug_taps(vec![Tap::socket(theirs)], Carriers::Workers(Limits::default())).unwrap();
     const FRAMES: usize = 120;
     for number in 0..FRAMES {
         guest.send(tx(0), &frame(number, 8000));

@@ -28,12 +28,12 @@ fn a_tap_works_plugged_in_before_and_after_the_driver_started() {
         let Some((host, mut taps)) = host(1) else { return };
         let (device, port) = net();
         if before {
-            port.plug(std::mem::take(&mut taps), Limits::default()).unwrap();
+            port.plug(std::mem::take(&mut taps), Carriers::Workers(Limits::default())).unwrap();
         }
         let mut guest = Guest::started(device, u64::MAX);
         guest.give(rx(0), &[1514]);
         if !before {
-            port.plug(taps, Limits::default()).unwrap();
+            port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
         }
         host.send(&frame(1, 100));
         assert_eq!(guest.receive(rx(0)).unwrap().0, frame(1, 100));
@@ -50,7 +50,7 @@ fn a_hidden_device_is_none_until_it_has_a_tap() {
     let hidden = NetConfig { mac: MAC, port: port.clone(), hidden: true };
     let mut driver = Driver::new(Box::new(Net::new(hidden)));
     assert_eq!(driver.read(DEVICE_ID), 0);
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     assert_eq!(driver.read(DEVICE_ID), 1);
 }
 
@@ -64,7 +64,7 @@ fn a_tap_can_be_taken_out_and_another_plugged_in() {
     guest.send(tx(0), &frame(2, 100));
     guest.wait_sent(tx(0), 2);
     let Some((host, taps)) = super::host(1) else { return };
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     guest.send(tx(0), &frame(3, 100));
     assert_eq!(host.receive().unwrap(), frame(3, 100));
     host.send(&frame(4, 100));
@@ -76,18 +76,21 @@ fn what_is_no_tap_of_ours_is_refused() {
     let Some((_host, taps)) = host(1) else { return };
     let (_device, port) = net();
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-    assert!(matches!(port.plug(vec![null()], Limits::default()), Err(PlugError::NoTap(_))));
+    assert!(matches!(
+        port.plug(vec![null()], Carriers::Workers(Limits::default())),
+        Err(PlugError::NoTap(_))
+    ));
     let unset = OwnedFd::from(std::fs::File::open("/dev/net/tun").unwrap());
-    assert!(matches!(port.plug(vec![unset], Limits::default()), Err(PlugError::NoTap(_))));
-    assert!(matches!(port.plug(Vec::new(), Limits::default()), Err(PlugError::Count(0))));
-    port.plug(taps, Limits::default()).unwrap();
+    assert!(matches!(port.plug(vec![unset], Carriers::Workers(Limits::default())), Err(PlugError::NoTap(_))));
+    assert!(matches!(port.plug(Vec::new(), Carriers::Workers(Limits::default())), Err(PlugError::Count(0))));
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     let (_ours, theirs) = sockets();
-    let again = port.plug_taps(vec![Tap::socket(theirs)], Limits::default());
+    let again = port.plug_taps(vec![Tap::socket(theirs)], Carriers::Workers(Limits::default()));
     assert!(matches!(again, Err(PlugError::Occupied)));
     let Some((_other, other_taps)) = host(1) else { return };
     drop(other_taps);
     let plain = sys::tap(libc::IFF_TAP | libc::IFF_NO_PI).unwrap();
-    assert!(matches!(port.plug(vec![plain], Limits::default()), Err(PlugError::Flags(_))));
+    assert!(matches!(port.plug(vec![plain], Carriers::Workers(Limits::default())), Err(PlugError::Flags(_))));
 }
 
 #[test]
@@ -118,7 +121,7 @@ fn a_device_goes_on_from_where_another_stopped() {
     let indices: Vec<_> = state.queues.iter().map(|ring| (ring.next_available, ring.next_used)).collect();
     assert_eq!(indices, [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0), (0, 0), (0, 0), (0, 0), (1, 1)]);
     let Some((host, taps)) = super::host(2) else { return };
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     // Both pairs work without another word of the driver.
     for pair in 0..2 {
         guest.send(tx(pair), &frame(pair, 100));
@@ -136,7 +139,7 @@ fn a_frame_that_could_not_leave_is_sent_by_the_device_that_goes_on() {
     let (ours, theirs) = sockets();
     let (device, port) = net();
     let mut guest = Guest::started(device, u64::MAX);
-    port.plug_taps(vec![Tap::socket(theirs)], Limits::default()).unwrap();
+    port.plug_taps(vec![Tap::socket(theirs)], Carriers::Workers(Limits::default())).unwrap();
     for number in 0..120 {
         guest.send(tx(0), &frame(number, 8000));
     }

@@ -15,7 +15,7 @@ fn limited(limits: Limits) -> Option<(Guest, Host)> {
     let (host, taps) = host(1)?;
     let (device, port) = net();
     let guest = Guest::started(device, u64::MAX);
-    port.plug(taps, limits).unwrap();
+    port.plug(taps, Carriers::Workers(limits)).unwrap();
     Some((guest, host))
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use guest::{Guest, frame};
 use sys::Host;
 
-use super::{Limits, Net, NetConfig, NetPort};
+use super::{Carriers, Limits, Net, NetConfig, NetPort};
 
 /// The address that the device is made with.
 const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
@@ -32,7 +32,7 @@ fn plugged(features: u64, queues: usize) -> Option<(Guest, Host, NetPort)> {
     let (host, taps) = host(queues)?;
     let (device, port) = net();
     let guest = Guest::started(device, features);
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     Some((guest, host, port))
 }
 

@@ -57,7 +57,7 @@ fn pairs_that_were_used_before_the_tap_came_send_over_the_queues_that_it_has() {
     let (device, port) = net();
     let mut guest = Guest::started(device, u64::MAX);
     assert!(guest.command(&[4, 0, 4, 0]));
-    port.plug(taps, Limits::default()).unwrap();
+    port.plug(taps, Carriers::Workers(Limits::default())).unwrap();
     for pair in 0..4 {
         guest.send(tx(pair), &frame(pair, 100));
         assert_eq!(host.receive().unwrap(), frame(pair, 100));

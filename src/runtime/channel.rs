@@ -97,6 +97,8 @@ pub(crate) struct Joint {
     pub(crate) index: u32,
     /// How many taps are beside the message for it: one for each of its queue pairs, none if the pod has it already.
     pub(crate) taps: u8,
+    /// How many descriptors of /dev/vhost-net are after them: as many, or none.
+    pub(crate) vhosts: u8,
 }
 
 /// The network that a pod has.

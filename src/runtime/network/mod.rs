@@ -28,6 +28,7 @@ mod tap;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod vhost;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -151,9 +152,14 @@ impl Joined {
     /// As it goes to the VMM process: the network, what there is for each of its interfaces, and the descriptors.
     pub(crate) fn into_parts(self) -> (crx_proto::Network, Vec<Joint>, Vec<OwnedFd>) {
         let Self { network, indexes, taps, held } = self;
-        let joints = indexes.iter().zip(&taps);
-        let joints = joints.map(|(index, taps)| Joint { index: *index, taps: taps.len() as u8 }).collect();
-        (network, joints, taps.into_iter().flatten().chain(held).collect())
+        let (mut joints, mut descriptors) = (Vec::new(), Vec::new());
+        for (index, taps) in indexes.into_iter().zip(taps) {
+            let vhosts = vhost::open(taps.len());
+            joints.push(Joint { index, taps: taps.len() as u8, vhosts: vhosts.len() as u8 });
+            descriptors.extend(taps.into_iter().chain(vhosts));
+        }
+        descriptors.extend(held);
+        (network, joints, descriptors)
     }
 }
 

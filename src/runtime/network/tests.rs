@@ -275,7 +275,7 @@ fn what_comes_later_is_joined_beside_what_a_pod_has() {
     let rest = namespace.find_later(&[]).unwrap();
     assert_eq!(rest.joined.iter().filter(|joined| !**joined).count(), 1, "net1");
     let (_, joints, taps) = namespace.join(rest, 1).unwrap().into_parts();
-    assert_eq!(taps.len(), 1);
+    assert_eq!(joints.iter().map(|joint| joint.taps).sum::<u8>(), 1);
     assert!(!namespace.has_new().unwrap());
     // A pod that does not take them.
     namespace.part_from(&joints).unwrap();

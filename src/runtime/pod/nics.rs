@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 
 use anyhow::{Context, bail};
 use crx_proto::{Interface, Network};
-use crx_virtio::net::{Limits, NetPort};
+use crx_virtio::net::{Carriers, Limits, NetPort, Vhost};
 
 use crate::runtime::channel::{Joint, PodNetwork};
+use crate::runtime::log;
 
 /// Window of the first network device: that of the devices before it (`super::devices`).
 const FIRST_NIC_WINDOW: u8 = 3;
@@ -57,8 +58,9 @@ impl Nics {
     ) -> anyhow::Result<Vec<u8>> {
         let (mut descriptors, mut windows) = (descriptors.into_iter(), Vec::new());
         for (interface, joint) in network.interfaces.iter_mut().zip(joints) {
-            let queues = descriptors.by_ref().take(usize::from(joint.taps)).collect();
-            match self.plug_one(interface, *joint, queues) {
+            let mut next = |count: u8| descriptors.by_ref().take(count.into()).collect();
+            let (queues, vhosts) = (next(joint.taps), next(joint.vhosts));
+            match self.plug_one(interface, *joint, queues, vhosts) {
                 Ok(()) if joint.taps > 0 => windows.push(interface.window),
                 Ok(()) => {}
                 Err(error) => {
@@ -76,6 +78,7 @@ impl Nics {
         interface: &mut Interface,
         joint: Joint,
         queues: Vec<OwnedFd>,
+        vhosts: Vec<OwnedFd>,
     ) -> anyhow::Result<()> {
         let most = self.slots.len();
         let is_there = |slot: &Slot| slot.interface.as_ref().is_some_and(|(index, _)| *index == joint.index);
@@ -88,7 +91,8 @@ impl Nics {
         let Some(slot) = self.slots.get_mut(number) else { bail!("no such device") };
         interface.window = FIRST_NIC_WINDOW + number as u8;
         if joint.taps > 0 {
-            slot.port.plug(queues, self.limits).context("cannot plug its tap in")?;
+            let carriers = carriers(self.limits, vhosts, &interface.name);
+            slot.port.plug(queues, carriers).context("cannot plug its tap in")?;
             slot.interface = Some((joint.index, interface.clone()));
         }
         Ok(())
@@ -102,6 +106,22 @@ impl Nics {
                 slot.port.unplug();
                 slot.interface = None;
             }
+        }
+    }
+}
+
+/// Who moves the frames of an interface: the host's kernel if it can, which knows no limits.
+fn carriers(limits: Limits, vhosts: Vec<OwnedFd>, name: &str) -> Carriers {
+    if vhosts.is_empty() || limits != Limits::default() {
+        return Carriers::Workers(limits);
+    }
+    match vhosts.into_iter().map(Vhost::new).collect() {
+        Ok(vhosts) => Carriers::Vhost(vhosts),
+        Err(error) => {
+            log::debug(&format!(
+                "interface {name}: vhost-net cannot be used, the pod moves its frames by itself: {error}"
+            ));
+            Carriers::Workers(limits)
         }
     }
 }

@@ -14,3 +14,4 @@ mod place;
 mod programs;
 mod rates;
 mod traffic;
+mod vhost;

@@ -10,6 +10,7 @@ mod life;
 mod limits;
 mod queues;
 mod sys;
+mod vhost;
 
 use std::path::Path;
 

@@ -10,6 +10,7 @@ use super::*;
 fn kernel(queues: usize) -> Option<Carriers> {
     let open = || OpenOptions::new().read(true).write(true).open("/dev/vhost-net");
     if open().is_err() {
+        assert!(!std::path::Path::new("/lab/in").exists(), "the lab has /dev/vhost-net");
         eprintln!("skipped: needs /dev/vhost-net");
         return None;
     }

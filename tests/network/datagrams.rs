@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crx_fixture::{Bundle, Need, need};
 
-use crate::place::{Namespace, Place, ip};
+use crate::place::Place;
 use crate::traffic::chunk;
 
 /// Sends every datagram back, and ends after an empty one.
@@ -28,10 +28,7 @@ fn datagrams_in_fragments_come_back_unchanged() {
         return;
     }
     let place = Place::enter();
-    let pod = Namespace::new();
-    place.veth(&pod, "eth0", "v0");
-    ip("addr add 10.66.0.1/24 dev v0");
-    pod.ip("addr add 10.66.0.2/24 dev eth0");
+    let pod = place.pod();
     let bundle = Bundle::debian().args(&["perl", "-e", ECHO]);
     let mut running = pod.run(&bundle).start();
     running.wait_for("ready");

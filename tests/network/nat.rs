@@ -23,6 +23,28 @@ fn a_pod_behind_the_hosts_address_reaches_it_and_leaves_nothing() {
     expect_gone();
 }
 
+#[test]
+fn pods_of_one_template_have_different_hardware_addresses() {
+    if !need::met(&[Need::Pod]) {
+        return;
+    }
+    let _place = Place::enter();
+    let bundles =
+        [(); 2].map(|()| Bundle::busybox().script("cat /sys/class/net/eth0/address; exec sleep 1000"));
+    let mut pods = bundles.each_ref().map(|bundle| bundle.command_with(&["--net", "nat"]).start());
+    let macs = pods.each_mut().map(|pod| {
+        pod.wait_for(":");
+        pod.wait_for("\n");
+        pod.stdout_so_far()
+    });
+    assert!(macs.iter().all(|mac| mac.trim().len() == 17) && macs[0] != macs[1], "{macs:?}");
+    for pod in pods {
+        pod.signal(rustix::process::Signal::KILL);
+        let _ = pod.wait();
+    }
+    expect_gone();
+}
+
 /// The kernel takes a namespace apart when nothing holds it any more, and not at once.
 fn expect_gone() {
     let gone = (0..1000).any(|_| {

@@ -82,6 +82,15 @@ impl Place {
         Self { real, _own: own }
     }
 
+    /// A pod's namespace with the interface eth0 and the address 10.66.0.2, the host's being 10.66.0.1.
+    pub(crate) fn pod(&self) -> Namespace {
+        let pod = Namespace::new();
+        self.veth(&pod, "eth0", "v0");
+        ip("addr add 10.66.0.1/24 dev v0");
+        pod.ip("addr add 10.66.0.2/24 dev eth0");
+        pod
+    }
+
     /// Joins a namespace by a veth pair: `name` in the namespace, `other` here.
     pub(crate) fn veth(&self, namespace: &Namespace, name: &str, other: &str) {
         let pid_or_file = namespace.path();

@@ -9,16 +9,7 @@ use crx_fixture::{Bundle, Command, Need, Running, need, scale};
 use serde_json::Value;
 
 use crate::cni::Bridge;
-use crate::place::{Namespace, Place, ip};
-
-/// A pod's namespace with the address 10.66.0.2, the host's being 10.66.0.1.
-fn beside_host(place: &Place) -> Namespace {
-    let pod = Namespace::new();
-    place.veth(&pod, "eth0", "v0");
-    ip("addr add 10.66.0.1/24 dev v0");
-    pod.ip("addr add 10.66.0.2/24 dev eth0");
-    pod
-}
+use crate::place::{Namespace, Place};
 
 fn kill(running: Running) {
     running.signal(rustix::process::Signal::KILL);
@@ -82,7 +73,7 @@ fn several_queues_carry_several_streams_both_ways() {
     }
     for vcpus in ["2", "4"] {
         let place = Place::enter();
-        let pod = beside_host(&place);
+        let pod = place.pod();
         let (_bundle, server) = iperf3_server(&pod, &["--vcpus", vcpus]);
         let mebibytes = mebibytes();
         let bytes = format!("{mebibytes}M");
@@ -114,7 +105,7 @@ fn nginx_answers_every_request_of_wrk() {
         return;
     }
     let place = Place::enter();
-    let pod = beside_host(&place);
+    let pod = place.pod();
     let bundle = Bundle::debian().args(&["nginx", "-c", "/etc/nginx/test.conf"]).capabilities(&[
         "CAP_SETUID",
         "CAP_SETGID",
@@ -160,7 +151,7 @@ fn rules_of_nft_inside_the_pod_apply_to_its_traffic() {
         return;
     }
     let place = Place::enter();
-    let pod = beside_host(&place);
+    let pod = place.pod();
     let rules = "table inet test {
         chain input {
             type filter hook input priority filter;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crx_fixture::{Bundle, Need, need};
 use serde_json::json;
 
-use crate::place::{Namespace, Place, accept, ip};
+use crate::place::{Place, accept};
 
 /// The time is a lower bound: a machine that is slow by itself keeps it too.
 #[test]
@@ -16,10 +16,7 @@ fn what_an_annotation_limits_takes_its_time() {
         return;
     }
     let place = Place::enter();
-    let pod = Namespace::new();
-    place.veth(&pod, "eth0", "v0");
-    ip("addr add 10.66.0.1/24 dev v0");
-    pod.ip("addr add 10.66.0.2/24 dev eth0");
+    let pod = place.pod();
     let listener = TcpListener::bind("10.66.0.1:7777").unwrap();
     let limits = json!({"dev.crx.net.rx-bytes-per-second": "65536"});
     let bundle = Bundle::busybox()

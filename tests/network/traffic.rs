@@ -4,11 +4,10 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use crx_fixture::{Bundle, Need, need, scale};
 
-use crate::place::{Namespace, Place, ip};
+use crate::place::{Place, accept};
 
 /// A byte stream without period that both sides can make.
 pub(crate) fn chunk(number: u64) -> Vec<u8> {
@@ -29,22 +28,12 @@ fn a_connection_carries_much_both_ways_unchanged() {
         return;
     }
     let place = Place::enter();
-    let pod = Namespace::new();
-    place.veth(&pod, "eth0", "v0");
-    ip("addr add 10.66.0.1/24 dev v0");
-    pod.ip("addr add 10.66.0.2/24 dev eth0");
+    let pod = place.pod();
     let listener = TcpListener::bind("10.66.0.1:7777").unwrap();
     let chunks = scale::count("MiB through a connection", 1024, 1) * 16;
     let bundle = Bundle::busybox().script("exec nc 10.66.0.1 7777 -e cat");
     let mut running = pod.run(&bundle).start();
-    listener.set_nonblocking(true).unwrap();
-    let mut accepted = listener.accept();
-    while accepted.is_err() && running.is_running() {
-        thread::sleep(Duration::from_millis(20));
-        accepted = listener.accept();
-    }
-    let Ok((mut stream, _)) = accepted else { panic!("{}", running.wait().all()) };
-    stream.set_nonblocking(false).unwrap();
+    let mut stream = accept(&listener, &mut running);
     let mut writer: TcpStream = stream.try_clone().unwrap();
     let sent = thread::spawn(move || {
         let mut sum = DefaultHasher::new();

@@ -9,7 +9,7 @@ use crx_fixture::runtime::crx;
 use crx_fixture::{Bundle, Need, Running, need};
 use serde_json::{Value, json};
 
-use crate::place::{Namespace, Place, accept, ip};
+use crate::place::{Namespace, Place, accept};
 use crate::traffic::chunk;
 
 /// Bytes that go to the pod and come back, one after the other: at least a wake-up of whoever carries them for each.
@@ -27,10 +27,7 @@ struct Echo {
 impl Echo {
     fn start(annotations: Value, options: &[&str]) -> Self {
         let place = Place::enter();
-        let namespace = Namespace::new();
-        place.veth(&namespace, "eth0", "v0");
-        ip("addr add 10.66.0.1/24 dev v0");
-        namespace.ip("addr add 10.66.0.2/24 dev eth0");
+        let namespace = place.pod();
         let listener = TcpListener::bind("10.66.0.1:7777").unwrap();
         let bundle =
             Bundle::busybox().script("exec nc 10.66.0.1 7777 -e cat").set("/annotations", annotations);
